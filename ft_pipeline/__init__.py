@@ -1,0 +1,1 @@
+"""LLM fine-tuning that can be trusted: from a dirty dataset to a served, gated, signed adapter."""
