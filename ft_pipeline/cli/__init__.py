@@ -1,0 +1,1 @@
+"""cli: what a person types. Stands on top of every room; the only place that prints."""

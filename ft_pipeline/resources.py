@@ -1,0 +1,75 @@
+"""What the doors are given by parameter name: settings, the store, the catalog, the worker, the recipes, a listener."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline import recipe, settings
+from ft_pipeline.errors import NotFoundError
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Store, open_store
+from ft_pipeline.store.catalog import Catalog, open_catalog
+from ft_pipeline.workers.job import Placement
+from ft_pipeline.workers.local import LocalWorker
+from ft_pipeline.workers.messages import Listener, ignore
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything a door needs that is not an asset. One object, so that a test or the CLI can hand in its own."""
+
+    settings: Settings
+    store: Store
+    catalog: Catalog
+    worker: LocalWorker
+    placement: Placement = field(default_factory=Placement)
+    listener: Listener = ignore
+
+    def recipe(self, key: str) -> Recipe:
+        """The recipe of a partition `tenant/name`. Raises NotFoundError."""
+        return find_recipe(self.settings, key)
+
+
+def find_recipe(where: Settings, name: str) -> Recipe:
+    """The recipe of a key `tenant/name` or a file stem. Raises NotFoundError with the nearest name."""
+    from ft_pipeline.errors import did_you_mean
+
+    known = recipe_files(where)
+    for path in known.values():
+        found = recipe.read(path)
+        if name in (found.key, path.stem):
+            return found
+    raise NotFoundError(
+        f"no recipe {name!r}: {did_you_mean(name, known)}",
+        cure="`ft-pipeline recipes` lists them; FT_RECIPES adds folders",
+    )
+
+
+def recipe_files(where: Settings) -> dict[str, Any]:
+    """File stem -> path of every recipe file; a folder earlier in the settings wins."""
+    return {p.stem: p for folder in reversed(where.recipe_folders) for p in sorted(folder.glob("*.yaml"))}
+
+
+def open_house(*, listener: Listener = ignore, placement: Placement | None = None) -> House:
+    """The house as the environment describes it."""
+    where = settings.load()
+    store = open_store(where)
+    return House(
+        settings=where,
+        store=store,
+        catalog=open_catalog(where),
+        worker=LocalWorker(where, store),
+        placement=placement or Placement(threads=where.threads),
+        listener=listener,
+    )
+
+
+def build(house: House | None = None) -> dict[str, Any]:
+    """Dagster resources: `house`, opened when a run starts so that a code location loads without a database."""
+    if house is not None:
+        return {"house": dg.ResourceDefinition.hardcoded_resource(house)}
+    return {"house": dg.ResourceDefinition(resource_fn=lambda _context: open_house())}

@@ -1,0 +1,90 @@
+"""Where things are: the only file that reads the environment. Every setting is an `FT_*` variable with a working default."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+PROJECT = PACKAGE.parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The resolved settings of this process."""
+
+    home: Path
+    """FT_HOME: the folder of everything local. Default: the nearest `.ft` upwards from the working directory, else `./.ft`."""
+    store_uri: str
+    """FT_STORE: root of the artifact store, a folder or `s3://bucket/prefix`. Default: FT_HOME/store."""
+    catalog_url: str
+    """FT_CATALOG: SQLAlchemy URL, SQLite or PostgreSQL. Default: FT_HOME/catalog.db."""
+    mlflow_uri: str
+    """FT_MLFLOW: MLflow tracking URI. Default: SQLite in FT_HOME."""
+    dagster_home: Path
+    """DAGSTER_HOME. Default: FT_HOME/dagster."""
+    recipe_folders: tuple[Path, ...]
+    """FT_RECIPES: folders of recipes (os.pathsep between them), read before the packaged ones."""
+    s3_endpoint: str | None
+    """FT_S3_ENDPOINT: an S3-compatible server other than AWS."""
+    hf_endpoint: str
+    """HF_ENDPOINT: the Hub. Default: the public one."""
+    hf_token: str | None
+    """HF_TOKEN: for gated repositories."""
+    signing_key: Path
+    """FT_SIGNING_KEY: Ed25519 private key (PEM). Default: FT_HOME/keys/signing.pem, made on first use."""
+    serve_port: int
+    """FT_SERVE_PORT: port of the local OpenAI-compatible server. Default: 8321."""
+    threads: int
+    """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
+    actor: str
+    """FT_ACTOR: who promotes. Default: the login name."""
+
+    @property
+    def work(self) -> Path:
+        """Folder for drafts, run folders, caches; safe to delete while nothing runs."""
+        return self.home / "work"
+
+
+def load() -> Settings:
+    """The settings as the environment gives them now."""
+    env = os.environ
+    home = Path(env.get("FT_HOME") or _nearest_home()).resolve()
+    folders = [Path(p) for p in env.get("FT_RECIPES", "").split(os.pathsep) if p]
+    return Settings(
+        home=home,
+        store_uri=env.get("FT_STORE") or str(home / "store"),
+        catalog_url=env.get("FT_CATALOG") or f"sqlite:///{home / 'catalog.db'}",
+        mlflow_uri=env.get("FT_MLFLOW") or f"sqlite:///{home / 'mlflow.db'}",
+        dagster_home=Path(env.get("DAGSTER_HOME") or home / "dagster"),
+        recipe_folders=(*folders, PACKAGE / "recipes"),
+        s3_endpoint=env.get("FT_S3_ENDPOINT") or env.get("AWS_ENDPOINT_URL"),
+        hf_endpoint=env.get("HF_ENDPOINT") or "https://huggingface.co",
+        hf_token=env.get("HF_TOKEN"),
+        signing_key=Path(env.get("FT_SIGNING_KEY") or home / "keys" / "signing.pem"),
+        serve_port=int(env.get("FT_SERVE_PORT") or 8321),
+        threads=int(env.get("FT_THREADS") or 2),
+        actor=env.get("FT_ACTOR") or env.get("USER") or "unknown",
+    )
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a child process: ours, the resolved places, offline hub libraries, no telemetry."""
+    return {
+        **os.environ,
+        "FT_HOME": str(settings.home),
+        "FT_STORE": settings.store_uri,
+        "FT_CATALOG": settings.catalog_url,
+        "FT_MLFLOW": settings.mlflow_uri,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(settings.threads),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _nearest_home() -> Path:
+    here = Path.cwd()
+    return next((p / ".ft" for p in (here, *here.parents) if (p / ".ft").is_dir()), here / ".ft")

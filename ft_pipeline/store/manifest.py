@@ -1,0 +1,137 @@
+"""The manifest: what an artifact is, in canonical JSON. Its digest is the artifact's id and the Dagster data version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ft_pipeline.errors import IntegrityError
+from ft_pipeline.store.fingerprint import canonical_json, sha256_json
+from ft_pipeline.store.paths import artifact_path
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ref:
+    """Names an artifact: where it lives (by what went in) and what it is (by what came out)."""
+
+    kind: str
+    fingerprint: str
+    """sha256 of the inputs: kind, config, parents, code. Known before anything runs."""
+    digest: str
+    """sha256 of the manifest's identity: the inputs and the bytes that came out."""
+
+    @property
+    def path(self) -> str:
+        """Relative folder in the store."""
+        return artifact_path(self.kind, self.fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """Everything that decides what an artifact is: the same spec gives the same bytes, so it is computed once."""
+
+    kind: str
+    config: Mapping[str, Any]
+    parents: Mapping[str, Ref]
+    """By role, for example {"raw": Ref, "base": Ref}."""
+    code: str
+    """`code_digest` of the files that do the transformation."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the inputs."""
+        parents = {role: [ref.kind, ref.digest] for role, ref in self.parents.items()}
+        return sha256_json(
+            {"format": FORMAT, "kind": self.kind, "config": dict(self.config), "parents": parents, "code": self.code}
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """One file of an artifact."""
+
+    sha256: str
+    size: int
+    logical: str | None = None
+    """Digest over the logical content, for files whose bytes change with the library version; then this is hashed, not the bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """`identity()` is hashed into the digest; created_at and execution are facts, guarded by the seal only."""
+
+    kind: str
+    fingerprint: str
+    config: Mapping[str, Any]
+    code: str
+    parents: Mapping[str, Ref]
+    files: Mapping[str, FileEntry]
+    counts: Mapping[str, int]
+    created_at: str
+    execution: Mapping[str, Any]
+
+    def identity(self) -> dict[str, Any]:
+        """What is hashed: no location, no time, no hardware."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "fingerprint": self.fingerprint,
+            "config": dict(self.config),
+            "code": self.code,
+            "parents": {role: asdict(ref) for role, ref in self.parents.items()},
+            "files": {n: [e.logical] if e.logical else [e.sha256, e.size] for n, e in self.files.items()},
+            "counts": dict(self.counts),
+        }
+
+    @property
+    def digest(self) -> str:
+        """The artifact's id."""
+        return sha256_json(self.identity())
+
+    @property
+    def ref(self) -> Ref:
+        """The reference that children record."""
+        return Ref(kind=self.kind, fingerprint=self.fingerprint, digest=self.digest)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON with the digest and a seal over everything, so that one flipped byte anywhere is seen."""
+        body = {"format": FORMAT, **asdict(self), "digest": self.digest}
+        return canonical_json({**body, "seal": sha256_json(body)})
+
+
+def parse_manifest(data: bytes, *, origin: str) -> Manifest:
+    """The manifest in the bytes. Raises IntegrityError when a byte of it was changed or it is cut short."""
+    try:
+        body = json.loads(data)
+        seal, digest, version = body.pop("seal"), body.pop("digest"), body.pop("format")
+        manifest = Manifest(
+            **{
+                **body,
+                "parents": _refs(body["parents"]),
+                "files": {n: FileEntry(**e) for n, e in body["files"].items()},
+            }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{origin} is not a manifest: {error}", why="An artifact without a whole manifest does not exist."
+        ) from None
+    if version != FORMAT:
+        raise IntegrityError(
+            f"{origin} has format {version!r}, this version reads {FORMAT}", cure="use the ft-pipeline that wrote it"
+        )
+    whole = {"format": version, **body, "digest": digest}
+    if seal != sha256_json(whole) or digest != manifest.digest or data != manifest.to_bytes():
+        raise IntegrityError(
+            f"{origin} was changed after it was written",
+            why="Its seal does not match its content.",
+            cure="restore it from a backup, or delete the folder and run the recipe again",
+        )
+    return manifest
+
+
+def _refs(parents: Mapping[str, Any]) -> dict[str, Ref]:
+    return {role: Ref(**ref) for role, ref in parents.items()}

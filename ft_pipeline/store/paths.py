@@ -1,0 +1,48 @@
+"""Where an artifact lives: the only file that joins paths of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOM_OF = {
+    "raw_dataset": "acquire",
+    "base_model": "acquire",
+    "curated_dataset": "curate",
+    "packed_shards": "encode",
+    "reference_logprobs": "encode",
+    "checkpoints": "finetune",
+    "adapter": "finetune",
+    "eval_suite": "gate",
+    "baseline": "gate",
+    "eval_report": "gate",
+    "registered_model": "register",
+    "exported_model": "serve",
+    "deployment": "serve",
+}
+"""Kind of artifact -> the room that makes it: the storage prefix."""
+
+MANIFEST = "manifest.json"
+
+
+def artifact_path(kind: str, fingerprint: str) -> str:
+    """`room/kind/fingerprint`, relative to the store's root: the same on every machine, disk and bucket."""
+    return f"{ROOM_OF[kind]}/{kind}/{fingerprint}"
+
+
+def under(root: str, *parts: str) -> str:
+    """A URI or path below a root."""
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def resolve(uri: str, home: Path) -> str:
+    """`home://x` and `file://x` as a plain path, `~` expanded; every other URI as it is."""
+    if uri.startswith("home://"):
+        return str(home / uri.removeprefix("home://"))
+    if uri.startswith("file://"):
+        return uri.removeprefix("file://")
+    return uri if "://" in uri else str(Path(uri).expanduser())
+
+
+def run_folder(work: Path, fingerprint: str) -> Path:
+    """Where a training run keeps its checkpoints, log and lock until its artifact is published."""
+    return work / "runs" / fingerprint

@@ -1,0 +1,51 @@
+"""The frame of every child `main`: read job.json, run, publish, exit with the code of the one table."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ft_pipeline import settings
+from ft_pipeline.errors import FtError, Interrupted
+from ft_pipeline.store.artifacts import Store, open_store
+from ft_pipeline.workers.job import Job, read_job
+from ft_pipeline.workers.local import error_message
+from ft_pipeline.workers.messages import Mailbox
+from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED
+
+Body = Callable[[Job, Store, Mailbox], None]
+"""Does the work and publishes `job.spec`. Raises Interrupted after a checkpoint, any other FtError when it fails for good."""
+
+
+def run_child(body: Body, argv: list[str]) -> int:
+    """The exit code of one job: 0, 42 or 75. An unexpected exception is a crash: traceback in the log, exit 1."""
+    die_with_parent()
+    job = read_job(Path(argv[1]))
+    mailbox = Mailbox(job.folder / "messages.jsonl")
+    try:
+        body(job, open_store(settings.load()), mailbox)
+    except Interrupted as stop:
+        mailbox(error_message(str(stop)))
+        return PREEMPTED
+    except FtError as error:
+        mailbox(error_message(str(error)))
+        return FAILED_FOR_GOOD
+    except Exception:
+        traceback.print_exc()
+        mailbox(error_message(traceback.format_exc(limit=-3)))
+        raise
+    return COMPLETE
+
+
+def die_with_parent() -> None:
+    """Asks Linux for a SIGTERM when the parent dies, so that a killed orchestrator leaves no trainer behind (scenario 6)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,67 @@
+"""A job: one module to run with one job.json; and a Placement: where, with how much, how often it saves. Never hashed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ft_pipeline.recipe import STRICT
+from ft_pipeline.store.manifest import Ref, Spec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where and how a job runs. No field changes the weights (on one kind of device, at one thread count: bit for bit)."""
+
+    __pydantic_config__ = STRICT
+    worker: Literal["local"] = "local"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 2
+    checkpoint_steps: int = 500
+    checkpoint_minutes: float = 10
+    keep_checkpoints: int = 2
+    grace_seconds: float = 110
+    """Between SIGTERM and SIGKILL when a run is cancelled."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """`python -m module job.json`. The child computes `spec` and publishes it into the store."""
+
+    name: str
+    """For people and process lists: `finetune demo/docs-router`."""
+    module: str
+    spec: Spec
+    section: Mapping[str, Any]
+    """The recipe's section, resolved."""
+    folder: Path
+    """The run's folder: job.json, messages.jsonl, log.txt, checkpoints. One process at a time (a lock file)."""
+    placement: Placement
+    facts: Mapping[str, Any]
+    """What is not hashed but needed, for example tenant, recipe, run id."""
+
+    def write(self) -> Path:
+        """Writes job.json and returns its path."""
+        from ft_pipeline.store.files import write_atomic
+
+        path = self.folder / "job.json"
+        write_atomic(path, json.dumps({**asdict(self), "folder": str(self.folder)}, indent=1).encode())
+        return path
+
+
+def read_job(path: Path) -> Job:
+    """The job in a job.json."""
+    body = json.loads(path.read_text(encoding="utf-8"))
+    spec = body["spec"]
+    parents = {role: Ref(**ref) for role, ref in spec["parents"].items()}
+    return Job(
+        **{
+            **body,
+            "spec": Spec(**{**spec, "parents": parents}),
+            "folder": Path(body["folder"]),
+            "placement": Placement(**body["placement"]),
+        }
+    )
