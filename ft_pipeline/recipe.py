@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
+from ft_pipeline.store.fingerprint import sha256_json
 
 STRICT = {"extra": "forbid", "strict": True}
 Layout = Literal["auto", "chat", "sharegpt", "alpaca", "prompt_completion", "preference", "text"]
@@ -207,6 +208,13 @@ def identity(section: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(section), allow_nan=False))
 
 
+def recipe_sha256(whole: Recipe) -> str:
+    """Digest of every field that changes the weights or the verdict."""
+    body = identity(whole)
+    del body["description"], body["schedule"]
+    return sha256_json(body)
+
+
 def parse(document: Mapping[str, Any], *, origin: str) -> Recipe:
     """The recipe of a document. Raises RecipeError with the path, the value and the nearest valid name."""
     from pydantic import TypeAdapter, ValidationError
@@ -215,7 +223,7 @@ def parse(document: Mapping[str, Any], *, origin: str) -> Recipe:
         return TypeAdapter(Recipe).validate_json(json.dumps(document, allow_nan=False))
     except ValidationError as error:
         raise RecipeError(
-            f"{origin} is not a recipe: " + "; ".join(_explain(e, document) for e in error.errors()),
+            f"{origin} is not a recipe: " + "; ".join(_explain(e) for e in error.errors()),
             why="A recipe is hashed into every artifact, so nothing in it may be guessed.",
             cure="mend the named fields; `ft-pipeline plan RECIPE` checks without running",
         ) from None
@@ -240,7 +248,7 @@ def read(path: Path) -> Recipe:
     return parse(document, origin=str(path))
 
 
-def _explain(error: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+def _explain(error: Any) -> str:
     loc = [str(part) for part in error["loc"]]
     place = ".".join(loc) or "recipe"
     if error["type"] == "unexpected_keyword_argument":

@@ -109,11 +109,15 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
         body = json.loads(data)
         seal, digest, version = body.pop("seal"), body.pop("digest"), body.pop("format")
         manifest = Manifest(
-            **{
-                **body,
-                "parents": _refs(body["parents"]),
-                "files": {n: FileEntry(**e) for n, e in body["files"].items()},
-            }
+            kind=body["kind"],
+            fingerprint=body["fingerprint"],
+            config=body["config"],
+            code=body["code"],
+            parents={role: Ref(**ref) for role, ref in body["parents"].items()},
+            files={name: FileEntry(**entry) for name, entry in body["files"].items()},
+            counts=body["counts"],
+            created_at=body["created_at"],
+            execution=body["execution"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
@@ -131,7 +135,3 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
             cure="restore it from a backup, or delete the folder and run the recipe again",
         )
     return manifest
-
-
-def _refs(parents: Mapping[str, Any]) -> dict[str, Ref]:
-    return {role: Ref(**ref) for role, ref in parents.items()}

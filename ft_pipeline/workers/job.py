@@ -58,10 +58,11 @@ def read_job(path: Path) -> Job:
     spec = body["spec"]
     parents = {role: Ref(**ref) for role, ref in spec["parents"].items()}
     return Job(
-        **{
-            **body,
-            "spec": Spec(**{**spec, "parents": parents}),
-            "folder": Path(body["folder"]),
-            "placement": Placement(**body["placement"]),
-        }
+        name=body["name"],
+        module=body["module"],
+        spec=Spec(kind=spec["kind"], config=spec["config"], parents=parents, code=spec["code"]),
+        section=body["section"],
+        folder=Path(body["folder"]),
+        placement=Placement(**body["placement"]),
+        facts=body["facts"],
     )
