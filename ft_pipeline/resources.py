@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ft_pipeline import recipe, settings
-from ft_pipeline.errors import NotFoundError
+from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store, open_store
@@ -35,21 +36,27 @@ class House:
 
 
 def find_recipe(where: Settings, name: str) -> Recipe:
-    """The recipe of a key `tenant/name` or a file stem. Raises NotFoundError with the nearest name."""
-    from ft_pipeline.errors import did_you_mean
-
+    """The recipe of a file, a file stem or a key `tenant/name`. Raises NotFoundError with the nearest name, RecipeError."""
     known = recipe_files(where)
+    if name in known or name.endswith((".yaml", ".yml")):
+        return recipe.read(known.get(name) or Path(name))
+    refused = []
     for path in known.values():
-        found = recipe.read(path)
-        if name in (found.key, path.stem):
+        try:
+            found = recipe.read(path)
+        except RecipeError as error:
+            refused.append(error.what)
+            continue
+        if name == found.key:
             return found
     raise NotFoundError(
         f"no recipe {name!r}: {did_you_mean(name, known)}",
+        why=f"These files are no recipes: {'; '.join(refused)}" if refused else "",
         cure="`ft-pipeline recipes` lists them; FT_RECIPES adds folders",
     )
 
 
-def recipe_files(where: Settings) -> dict[str, Any]:
+def recipe_files(where: Settings) -> dict[str, Path]:
     """File stem -> path of every recipe file; a folder earlier in the settings wins."""
     return {p.stem: p for folder in reversed(where.recipe_folders) for p in sorted(folder.glob("*.yaml"))}
 

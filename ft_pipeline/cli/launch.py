@@ -1,0 +1,109 @@
+"""Runs a recipe through Dagster in this process, into the persistent local instance: the same assets, checks and history as in the UI."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from ft_pipeline import definitions
+from ft_pipeline.automation import tags_of
+from ft_pipeline.errors import FtError, GateRefused
+from ft_pipeline.partitions import recipes
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.resources import House
+from ft_pipeline.settings import PACKAGE, PROJECT, Settings
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Launched:
+    """How a run ended."""
+
+    run_id: str
+    passed: bool
+    failed_check: str | None
+    """What the blocking check said, when one stopped the run."""
+    seconds: float
+
+
+def dagster_yaml() -> Path:
+    """The embedded instance's configuration: of the checkout, else of the installed package."""
+    return next(p for p in (PROJECT / "dagster.yaml", PACKAGE / "dagster.yaml") if p.is_file())
+
+
+def workspace_yaml() -> Path:
+    """The workspace file, from the same places."""
+    return next(p for p in (PROJECT / "workspace.yaml", PACKAGE / "workspace.yaml") if p.is_file())
+
+
+def prepare_home(where: Settings) -> Path:
+    """DAGSTER_HOME with our dagster.yaml in it, unless its owner put his own there."""
+    where.dagster_home.mkdir(parents=True, exist_ok=True)
+    target = where.dagster_home / "dagster.yaml"
+    if not target.exists():
+        shutil.copyfile(dagster_yaml(), target)
+    return where.dagster_home
+
+
+def launch(house: House, found: Recipe) -> Launched:
+    """Runs the whole road for a recipe. Raises the room's own FtError when a step fails; a refusing gate is a value."""
+    job = definitions.build(house).resolve_job_def("fine_tune")
+    with dg.DagsterInstance.from_config(str(prepare_home(house.settings))) as instance:
+        instance.add_dynamic_partitions(str(recipes.name), [found.key])
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=found.key,
+            tags=tags_of(found, f"ftjob-{secrets.token_hex(8)}"),
+            run_config=QUIET,
+            raise_on_error=False,
+        )
+        record = instance.get_run_record_by_id(result.run_id)
+    if not result.success:
+        _raise_cause(result)
+    seconds = (record.end_time or 0) - (record.start_time or 0) if record else 0.0
+    return Launched(result.run_id, result.success, None if result.success else _check_text(result), seconds)
+
+
+def _raise_cause(result: dg.ExecuteInProcessResult) -> None:
+    """Raises what made a step fail, unless a blocking check did: then the caller shows the check."""
+    for event in result.all_events:
+        if not event.is_step_failure:
+            continue
+        error = event.step_failure_data.error
+        while error and error.cause:
+            error = error.cause
+        if error and "AssetCheck" in (error.cls_name or ""):
+            return
+        raise _as_ft_error(error.cls_name or "error", error.message.strip()) if error else FtError("a step failed")
+
+
+def _as_ft_error(name: str, text: str) -> FtError:
+    """The room's error from what Dagster kept of it (class name and text)."""
+    from ft_pipeline import errors
+
+    kind = getattr(errors, name, None)
+    body = text.partition(": ")[2] if text.split(":")[0].endswith(name) else text
+    what, _, rest = body.partition("\n")
+    why, _, cure = rest.partition("Cure: ")
+    if isinstance(kind, type) and issubclass(kind, FtError):
+        return kind(what, why=why.strip(), cure=cure.strip())
+    return FtError(f"{name}: {body}", cure="this is a bug in ft_pipeline; the run's page in the UI has the whole trace")
+
+
+def _check_text(result: dg.ExecuteInProcessResult) -> str:
+    failed = [e for e in result.get_asset_check_evaluations() if not e.passed and e.blocking]
+    return "; ".join(f"{e.check_name}: {e.description or 'failed'}" for e in failed) or "a blocking check failed"
+
+
+def refused(found: Recipe, ended: Launched) -> GateRefused:
+    """The error that a run ends with when its gate did not pass."""
+    return GateRefused(
+        f"{found.key} was not promoted: {ended.failed_check}",
+        why="A model is registered only when every required gate passes.",
+        cure=f"`ft-pipeline report {found.key}` shows each gate; change the recipe and run it again",
+    )

@@ -1,0 +1,86 @@
+"""`models`, `promote`, `rollback`, `history`, `report`: what is registered, in which stage, on which evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from ft_pipeline import resources
+from ft_pipeline.cli.completion import MODEL
+from ft_pipeline.cli.show import console, json_option, table
+
+
+@click.command()
+@click.option("--tenant", help="Only this tenant's models.")
+@json_option
+def models(tenant: str | None, *, as_json: bool) -> None:
+    """List the registered versions: stage, digests, date."""
+    rows = [
+        {"model": f"{m.tenant}/{m.name}@{m.version}", "stage": m.stage, "adapter": m.adapter_digest[:12], "base": m.base_digest[:12],
+         "dataset": m.dataset_digest[:12], "report": m.report_digest[:12], "created_at": m.created_at}
+        for m in resources.open_house().catalog.models(tenant)
+    ]  # fmt: skip
+    table(rows, as_json=as_json, empty="no model is registered yet: `ft-pipeline run RECIPE`")
+
+
+@click.command()
+@click.argument("name", metavar="MODEL", type=MODEL)
+@click.option(
+    "--to", "to_stage", type=click.Choice(["dev", "staging", "production", "archived"]), help="Default: the next stage."
+)
+@click.option("--approved-by", help="The second person, or `policy:NAME` where the policy may approve.")
+@click.option("--reason", default="promoted by hand", show_default=True, help="Goes into the append-only history.")
+@json_option
+def promote(name: str, *, to_stage: str | None, approved_by: str | None, reason: str, as_json: bool) -> None:
+    """Move MODEL (`tenant/name@N`) to the next stage. Refused (exit 3) without a passing report on the present base model."""
+    from ft_pipeline.register import promotion
+
+    house = resources.open_house()
+    model = house.catalog.model(name)
+    moved = promotion.promote(
+        house.catalog, model, to_stage, actor=house.settings.actor, approved_by=approved_by, reason=reason
+    )
+    table([asdict(moved)], as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="MODEL", type=MODEL)
+@click.option("--reason", default="rolled back by hand", show_default=True, help="Goes into the append-only history.")
+@json_option
+def rollback(name: str, reason: str, *, as_json: bool) -> None:
+    """Bring the previous production version of a model line back. A running server follows within a second."""
+    from ft_pipeline.register import promotion
+
+    house = resources.open_house()
+    moved = promotion.rollback(house.catalog, name, actor=house.settings.actor, reason=reason)
+    table([asdict(moved)], as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="MODEL", type=MODEL)
+@json_option
+def history(name: str, *, as_json: bool) -> None:
+    """Every stage transition of a model line: who, when, why, on which evidence; hash-chained."""
+    table(
+        [asdict(t) for t in resources.open_house().catalog.history(name)],
+        as_json=as_json,
+        empty=f"{name} has no history",
+    )
+
+
+@click.command()
+@click.argument("key", metavar="MODEL_LINE", type=MODEL)
+@json_option
+def report(key: str, *, as_json: bool) -> None:
+    """Show the newest gate report of a model line, and where its HTML page is."""
+    from ft_pipeline.cli.summary import gate_rows
+
+    house = resources.open_house()
+    artifact = house.store.fetch(house.catalog.head(key, "eval_report"))
+    if as_json:
+        click.echo(json.dumps(json.loads(artifact.file("verdicts.json").read_text(encoding="utf-8")), indent=2))
+        return
+    table(gate_rows(artifact), as_json=False, title=f"{key}  report {artifact.ref.digest[:12]}")
+    console.print(f"page: {artifact.file('report.html')}", soft_wrap=True)

@@ -1,0 +1,83 @@
+"""`recipes`, `plan`, `pin`: what can be run, what a run would do, what it stands on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from ft_pipeline import recipe, resources, settings
+from ft_pipeline.cli.completion import RECIPE
+from ft_pipeline.cli.show import console, json_option, table
+from ft_pipeline.errors import RecipeError
+
+
+@click.command()
+@json_option
+def recipes(*, as_json: bool) -> None:
+    """List the known recipes; a file that is no recipe is listed with the reason."""
+    table([_row(stem, path) for stem, path in resources.recipe_files(settings.load()).items()], as_json=as_json)
+
+
+def _row(stem: str, path: settings.Path) -> dict[str, str]:
+    try:
+        found = recipe.read(path)
+    except RecipeError as error:
+        return {"recipe": stem, "model": "-", "base_model": "-", "method": "refused", "description": error.what}
+    method = found.finetune.method + (f" lora r{found.finetune.lora.rank}" if found.finetune.lora else " full")
+    return {
+        "recipe": stem,
+        "model": found.key,
+        "base_model": found.base_model.uri,
+        "method": method,
+        "description": found.description,
+    }
+
+
+@click.command()
+@click.argument("name", metavar="RECIPE", type=RECIPE)
+@json_option
+def plan(name: str, *, as_json: bool) -> None:
+    """Check RECIPE and say what a run would reuse and compute, its steps and its memory. Runs nothing."""
+    from ft_pipeline import planner
+
+    house = resources.open_house()
+    found = resources.find_recipe(house.settings, name)
+    made = planner.plan(house, found)
+    if as_json:
+        click.echo(
+            json.dumps({"recipe": found.key, "recipe_sha256": recipe.recipe_sha256(found), **asdict(made)}, indent=2)
+        )
+        return
+    table(
+        [asdict(step) for step in made.steps],
+        as_json=False,
+        title=f"{found.key}  recipe {recipe.recipe_sha256(found)[:12]}",
+    )
+    known = {
+        "optimizer steps": made.optimizer_steps,
+        "trained parameters": made.trained_parameters,
+        "GiB without activations": made.memory_gib,
+    }
+    for label, value in known.items():
+        console.print(
+            f"{label}: {value if value is not None else 'known once the base model and shards are in the store'}"
+        )
+
+
+@click.command()
+@click.argument("name", metavar="RECIPE", type=RECIPE)
+@click.option("--update", is_flag=True, help="Resolve again and move the pin, although one is there.")
+@json_option
+def pin(name: str, *, update: bool, as_json: bool) -> None:
+    """Resolve the base model of RECIPE to an immutable revision (a 40-hex commit on the Hub) and write it down."""
+    from ft_pipeline.acquire import base_model
+
+    house = resources.open_house()
+    found = resources.find_recipe(house.settings, name)
+    there = found.base_model.revision or house.catalog.pinned(found.key, found.base_model.uri)
+    if there is None or update:
+        there = base_model.resolve_revision(found.base_model, settings=house.settings)
+        house.catalog.pin(found.key, found.base_model.uri, there)
+    table([{"recipe": found.key, "base_model": found.base_model.uri, "revision": there}], as_json=as_json)

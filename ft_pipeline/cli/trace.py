@@ -1,0 +1,105 @@
+"""`trace` and `verify`: from a model to the raw bytes, and from a row to every adapter that saw it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.tree import Tree
+
+from ft_pipeline import lineage, resources
+from ft_pipeline.cli.completion import MODEL
+from ft_pipeline.cli.show import console, json_option, progress_bars, table
+from ft_pipeline.errors import NotFoundError
+from ft_pipeline.resources import House
+from ft_pipeline.store.manifest import Ref
+
+
+@click.command()
+@click.argument("name", metavar="MODEL|ROW_ID|DIGEST")
+@json_option
+def trace(name: str, *, as_json: bool) -> None:
+    """Print the lineage of a model (`tenant/name`, `tenant/name@N`, a digest) down to the raw bytes; or of a row up to every adapter that saw it."""
+    house = resources.open_house()
+    if is_row_id(name):
+        _trace_row(house, name, as_json=as_json)
+        return
+    node = lineage.tree(house.store, ref_of(house, name))
+    if as_json:
+        click.echo(json.dumps(asdict(node), indent=2))
+    else:
+        console.print(drawn(node))
+
+
+@click.command()
+@click.argument("name", metavar="MODEL|DIGEST", type=MODEL)
+@json_option
+def verify(name: str, *, as_json: bool) -> None:
+    """Re-hash everything from MODEL to the raw bytes and check its signature. Exit 4 and the name of the first broken file otherwise."""
+    from ft_pipeline.register import attest
+
+    with progress_bars() as listener:
+        house = resources.open_house(listener=listener)
+        ref = ref_of(house, name)
+        checked = lineage.verify(house.store, ref, listener=listener)
+        signed = (
+            attest.verify_registered(house.store, ref, settings=house.settings)
+            if ref.kind == "registered_model"
+            else None
+        )
+    rows = [{"artifact": c.ref.kind, "digest": c.ref.digest[:12], "files": c.files, "bytes": c.size} for c in checked]
+    table(rows, as_json=as_json, title=f"{name}: every byte is what its manifest says")
+    if not as_json:
+        console.print(
+            f"[green]{sum(c.files for c in checked)} files in {len(checked)} artifacts verified[/green]"
+            + (f", signature by {signed[:12]}" if signed else "")
+        )
+
+
+def is_row_id(name: str) -> bool:
+    """True for `r` and hex digits: no model line looks so."""
+    body = name.removeprefix("r").partition("-")[0]
+    return name.startswith("r") and len(body) >= 6 and all(c in "0123456789abcdef" for c in body)
+
+
+def ref_of(house: House, name: str) -> Ref:
+    """The artifact of a model name, a recipe's asset `tenant/name#asset`, or a digest (prefix)."""
+    line, _, asset = name.partition("#")
+    if asset:
+        return house.catalog.head(line, asset)
+    if "/" not in name:
+        return house.catalog.ref(name)
+    model = house.catalog.model(name)
+    if not model.registered_digest:
+        raise NotFoundError(
+            f"{name} was never attested", cure=f"run its recipe again, or trace {name.partition('@')[0]}#adapter"
+        )
+    return house.catalog.ref(model.registered_digest)
+
+
+def drawn(node: lineage.Node, *, role: str = "") -> Tree:
+    """The lineage as a tree for the terminal; a shared ancestor is drawn once and named afterwards."""
+    return _branch(node, role, set())
+
+
+def _branch(node: lineage.Node, role: str, seen: set[str]) -> Tree:
+    label = f"[bold]{node.kind}[/bold] {node.digest[:12]}" + (
+        f" [dim]as {role}[/dim]" if role and role != node.kind else ""
+    )
+    if node.digest in seen:
+        return Tree(f"{label} [dim](above)[/dim]")
+    seen.add(node.digest)
+    counts = "  ".join(f"{k} {v:,}" for k, v in list(node.counts.items())[:4])
+    tree = Tree(f"{label}  [dim]{counts}[/dim]")
+    for parent_role, parent in node.parents.items():
+        tree.add(_branch(parent, parent_role, seen))
+    return tree
+
+
+def _trace_row(house: House, row_id: str, *, as_json: bool) -> None:
+    found = lineage.adapters_that_saw(house.store, house.catalog, row_id)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, default=str))
+        return
+    console.print(lineage.told(found), markup=False, soft_wrap=True)
