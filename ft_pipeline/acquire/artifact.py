@@ -1,0 +1,65 @@
+"""What acquire hands on: `raw_dataset` and `base_model` artifacts, the names of their files, and how to read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import IntegrityError
+from ft_pipeline.store.artifacts import Artifact, Store
+from ft_pipeline.store.fingerprint import sha256_bytes
+from ft_pipeline.store.manifest import Ref
+
+RAW_KIND = "raw_dataset"
+BASE_KIND = "base_model"
+
+FILES = "files/"
+SOURCE = "source.json"
+"""raw_dataset: {uri, revision, licence, files: [{name, sha256, bytes}]}."""
+DIGESTS = "digests.json"
+"""base_model: {weights, tokenizer, chat_template, config, docs}: sha256 by file class."""
+TOKENIZER = "tokenizer.json"
+
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+PACKINGS = ("", ".gz", ".zst")
+
+
+def holds_rows(name: str) -> bool:
+    """True for a file name that curate can read rows from: JSON lines or a JSON array (also .gz, .zst), Parquet."""
+    lower = name.lower()
+    return lower.endswith(tuple(s + p for s in ROW_SUFFIXES for p in PACKINGS if s != ".parquet" or not p))
+
+
+def raw_files(raw: Artifact) -> dict[str, Path]:
+    """Name as the source gave it -> verified local path, in order of name."""
+    names = sorted(n for n in raw.manifest.files if n.startswith(FILES))
+    return {n.removeprefix(FILES): raw.file(n) for n in names}
+
+
+def source_of(raw: Artifact) -> dict[str, Any]:
+    """The content of `source.json`."""
+    return json.loads(raw.file(SOURCE).read_bytes())
+
+
+def digests_of(base: Artifact) -> dict[str, str]:
+    """sha256 by file class: what a base bump really changed (gate.md, "Base SHA change")."""
+    return json.loads(base.file(DIGESTS).read_bytes())
+
+
+def control_tokens(store: Store, base: Ref) -> tuple[str, ...]:
+    """The special added tokens of a base model's tokenizer, sorted: text that would be read as a turn mark.
+
+    Reads `tokenizer.json` alone, verified against the manifest, so that no weights travel. Added tokens that are not
+    special (runs of spaces in GPT-NeoX tokenizers) are ordinary text. Raises IntegrityError.
+    """
+    manifest = store.manifest(base.kind, base.fingerprint)
+    content = store.bucket.read(f"{base.path}/{TOKENIZER}")
+    if manifest is None or content is None or sha256_bytes(content) != manifest.files[TOKENIZER].sha256:
+        raise IntegrityError(
+            f"{base.path}/{TOKENIZER} is missing or was changed",
+            why="Control tokens are read from it, and a row that holds one can break out of its turn.",
+            cure="delete the artifact's folder and run the recipe again",
+        )
+    added = json.loads(content).get("added_tokens", [])
+    return tuple(sorted({t["content"] for t in added if t.get("special") and t.get("content")}))

@@ -1,0 +1,100 @@
+"""The door of acquire: raw rows, the base that a model line trains on, and the base that is out there now."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ft_pipeline.acquire import base_model as bases
+from ft_pipeline.acquire import dataset, figures
+from ft_pipeline.acquire.artifact import digests_of, source_of
+from ft_pipeline.partitions import BASE_MODEL, PINNED_BASE, RAW_DATASET, recipes
+from ft_pipeline.resources import House
+from ft_pipeline.store.artifacts import Artifact
+
+OWNERS = ["team:ml-platform"]
+
+
+@dg.asset(
+    key=RAW_DATASET, partitions_def=recipes, group_name="acquire", kinds={"jsonl", "parquet"}, owners=OWNERS,
+    required_resource_keys={"house"}, code_version=dataset.CODE,
+    description="The bytes of the recipe's dataset as they are at the source, hashed before anything runs.",
+)  # fmt: skip
+def raw_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Copies the dataset into the store, or says that it is there already."""
+    house: House = context.resources.house
+    source = house.recipe(context.partition_key).dataset
+    artifact = dataset.acquire(source, settings=house.settings, store=house.store, listener=house.listener)
+    files = source_of(artifact)["files"]
+    sizes = {f["name"]: f["bytes"] / 1e6 for f in files}
+    pictures = {
+        "files": dg.MetadataValue.md(figures.file_table(files)),
+        "sizes": dg.MetadataValue.md(figures.bar_chart(sizes, title="Raw files", unit="MB")),
+        "licence": source.licence,
+        "source": source.uri,
+    }
+    return _materialized(context, artifact, pictures)
+
+
+@dg.asset(
+    key=PINNED_BASE, partitions_def=recipes, group_name="acquire", kinds={"huggingface", "safetensors"}, owners=OWNERS,
+    required_resource_keys={"house"}, code_version=bases.CODE,
+    description="The base model that this model line trains on: pinned at first use, never moved by a new upload.",
+)  # fmt: skip
+def pinned_base(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Fetches the pinned revision."""
+    house: House = context.resources.house
+    source = house.recipe(context.partition_key).base_model
+    revision = bases.pinned_revision(
+        context.partition_key, source, settings=house.settings, catalog=house.catalog, listener=house.listener
+    )
+    artifact = bases.acquire(
+        source, settings=house.settings, store=house.store, revision=revision, listener=house.listener
+    )
+    return _materialized(context, artifact, _base_facts(source.uri, revision, artifact))
+
+
+@dg.asset(
+    key=BASE_MODEL, partitions_def=recipes, group_name="acquire", kinds={"huggingface", "safetensors"}, owners=OWNERS,
+    required_resource_keys={"house"}, code_version=bases.CODE,
+    description="The base model as it is at its source now: when it moves, adapters are judged again, never retrained silently.",
+)  # fmt: skip
+def base_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Resolves the source's current revision and fetches it."""
+    house: House = context.resources.house
+    source = house.recipe(context.partition_key).base_model
+    revision = bases.resolve_revision(source, settings=house.settings, listener=house.listener)
+    artifact = bases.acquire(
+        source, settings=house.settings, store=house.store, revision=revision, listener=house.listener
+    )
+    return _materialized(context, artifact, _base_facts(source.uri, revision, artifact))
+
+
+def _base_facts(uri: str, revision: str, artifact: Artifact) -> dict[str, dg.MetadataValue | str]:
+    sizes = {name: entry.size / 1e6 for name, entry in artifact.manifest.files.items()}
+    return {
+        "revision": revision,
+        "source": uri,
+        "digests": dg.MetadataValue.md(figures.digest_table(digests_of(artifact))),
+        "sizes": dg.MetadataValue.md(figures.bar_chart(sizes, title="Files of the base model", unit="MB")),
+    }
+
+
+def _materialized(
+    context: dg.AssetExecutionContext, artifact: Artifact, facts: dict[str, dg.MetadataValue | str]
+) -> dg.MaterializeResult:
+    house: House = context.resources.house
+    known = house.catalog.heads(context.partition_key).get(context.asset_key.to_user_string())
+    house.catalog.set_head(context.partition_key, context.asset_key.to_user_string(), artifact, run_id=context.run_id)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.ref.digest),
+        metadata={
+            "digest": artifact.ref.digest,
+            "dagster/uri": house.store.bucket.path(artifact.ref.path),
+            "reused": known == artifact.ref,
+            **artifact.manifest.counts,
+            **facts,
+        },
+    )
+
+
+defs = dg.Definitions(assets=[raw_dataset, pinned_base, base_model])
