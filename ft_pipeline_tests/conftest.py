@@ -7,12 +7,17 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from ft_pipeline import settings as settings_module
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store, open_store
 from ft_pipeline.store.catalog import Catalog, open_catalog
+
+# a loaded two-core machine makes the first example slow; what is slow is found by the timeout of the test
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture
