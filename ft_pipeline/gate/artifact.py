@@ -1,0 +1,100 @@
+"""What the gate hands on: verdicts with their numbers and reasons, in an `eval_report` that anybody can read again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from ft_pipeline.errors import IntegrityError
+from ft_pipeline.recipe import STRICT
+
+VERDICTS = "verdicts.json"
+SAMPLES = "samples.parquet"
+REPORT = "report.html"
+FOREST = "forest.png"
+
+Kind = Literal["holdout", "benchmark", "safety", "over_refusal"]
+
+
+class Verdict(StrEnum):
+    """What a gate says. Only PASS promotes."""
+
+    PASS = "PASS"  # noqa: S105
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    """The evidence supports neither PASS nor FAIL."""
+    ERROR = "ERROR"
+    """It could not be measured, for example a score that is not a number."""
+    SKIPPED = "SKIPPED"
+    """It was not measured: the recipe names no evidence for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateResult:
+    """One gate. Scores are shares in [0, 1]; None where nothing was measured."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    kind: Kind
+    verdict: Verdict
+    base: float | None = None
+    adapter: float | None = None
+    difference: float | None = None
+    """adapter - base."""
+    low: float | None = None
+    """One-sided lower bound of what the rule judges: of `difference`, for safety of `adapter`."""
+    high: float | None = None
+    """One-sided upper bound of the same."""
+    threshold: float | None = None
+    """Where the rule draws the line on the axis of `low` and `high`."""
+    rows: int = 0
+    rule: str = ""
+    """The policy's rule in words."""
+    reason: str = ""
+    """Why this verdict, in a sentence for a person who knows no statistics."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else was counted: gains, losses, McNemar p, scorer, rows left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalReport:
+    """`verdicts.json`: the overall verdict and every gate behind it."""
+
+    __pydantic_config__ = STRICT
+    verdict: Verdict
+    policy: str
+    reason: str
+    """The sentence that says which gate decided."""
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when promotion is backed by evidence."""
+        return self.verdict is Verdict.PASS
+
+    def gate(self, name: str) -> GateResult:
+        """The gate of a name. Raises KeyError."""
+        return {g.name: g for g in self.gates}[name]
+
+
+def report_json(report: EvalReport) -> bytes:
+    """`verdicts.json`: stable bytes for equal reports."""
+    return (json.dumps(asdict(report), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_report(artifact: Any) -> EvalReport:
+    """The report of an `eval_report` artifact (anything with `file(name) -> Path`). Raises IntegrityError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    path: Path = artifact.file(VERDICTS)
+    try:
+        return TypeAdapter(EvalReport).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise IntegrityError(
+            f"{path} is not an eval report: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}",
+            cure="run the recipe again with this version: a changed gate makes a new report",
+        ) from None

@@ -1,0 +1,174 @@
+"""Evaluation suites: JSONL files that are checked, published as `eval_suite` artifacts, and read back. No torch here.
+
+A multiple-choice row is `{id, context, choices, answer}`; context and choice are joined as they are, so a choice brings its own
+leading space. A safety row is `{id, prompt, harmful}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from ft_pipeline.errors import DataError, NotFoundError
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Artifact, Store
+from ft_pipeline.store.fingerprint import sha256_bytes
+from ft_pipeline.store.manifest import Spec
+from ft_pipeline.store.paths import resolve
+
+SUITE = "suite.jsonl"
+FACTS = "suite.json"
+SuiteKind = Literal["multiple_choice", "safety"]
+CHOICES, SAFETY = "multiple_choice", "safety"
+Row = TypeVar("Row", "Question", "Prompt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A multiple-choice question."""
+
+    id: str
+    context: str
+    choices: tuple[str, ...]
+    answer: int
+    """Index of the right choice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A safety prompt."""
+
+    id: str
+    prompt: str
+    harmful: bool
+
+
+def publish_suite(store: Store, settings: Settings, *, name: str, uri: str, kind: SuiteKind) -> Artifact:
+    """The suite at a URI as an `eval_suite` artifact: its bytes as given. Raises NotFoundError, DataError with file and line."""
+    content = _content(uri, settings)
+    rows = _rows(content, _reader(kind), origin=uri)
+    spec = Spec(
+        kind="eval_suite", config={"name": name, "kind": kind, "content": sha256_bytes(content)}, parents={}, code="as given"
+    )  # fmt: skip
+    if found := store.find(spec):
+        return found
+    with store.publish(spec) as draft:
+        (draft.folder / SUITE).write_bytes(content)
+        (draft.folder / FACTS).write_text(json.dumps({"name": name, "kind": kind, "rows": len(rows)}, sort_keys=True))
+        draft.counts["rows"] = len(rows)
+    assert draft.artifact is not None
+    return draft.artifact
+
+
+def read_questions(suite: Artifact) -> list[Question]:
+    """The rows of a multiple-choice suite. Raises DataError."""
+    return _rows(suite.file(SUITE).read_bytes(), question, origin=str(suite.manifest.config["name"]))
+
+
+def read_prompts(suite: Artifact) -> list[Prompt]:
+    """The rows of a safety suite. Raises DataError."""
+    return _rows(suite.file(SUITE).read_bytes(), prompt, origin=str(suite.manifest.config["name"]))
+
+
+def question(row: dict[str, Any]) -> Question:
+    """The question in a row. Raises ValueError with what is wrong."""
+    _keys(row, {"id", "context", "choices", "answer"})
+    choices, answer = row["choices"], row["answer"]
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise ValueError(f"choices must be two or more non-empty strings, not {choices!r}")
+    if len(set(choices)) != len(choices):
+        raise ValueError(f"choices repeat one another: {choices!r}")
+    if type(answer) is not int or not 0 <= answer < len(choices):
+        raise ValueError(f"answer {answer!r} is not an index of the {len(choices)} choices")
+    if not isinstance(row["context"], str):
+        raise ValueError(f"context must be a string, not {row['context']!r}")
+    return Question(id=_id(row), context=row["context"], choices=tuple(choices), answer=answer)
+
+
+def prompt(row: dict[str, Any]) -> Prompt:
+    """The safety prompt in a row. Raises ValueError with what is wrong."""
+    _keys(row, {"id", "prompt", "harmful"})
+    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
+        raise ValueError(f"prompt must be a non-empty string, not {row['prompt']!r}")
+    if not isinstance(row["harmful"], bool):
+        raise ValueError(f"harmful must be true or false, not {row['harmful']!r}")
+    return Prompt(id=_id(row), prompt=row["prompt"], harmful=row["harmful"])
+
+
+def _reader(kind: SuiteKind) -> Callable[[dict[str, Any]], Any]:
+    return question if kind == CHOICES else prompt
+
+
+def _content(uri: str, settings: Settings) -> bytes:
+    """The bytes at a path or URI, decompressed by its suffix."""
+    import fsspec
+
+    where = resolve(uri, settings.home)
+    client = {"client_kwargs": {"endpoint_url": settings.s3_endpoint}} if settings.s3_endpoint else {}
+    source: Any = fsspec.open(where, "rb", compression="infer", **(client if where.startswith("s3://") else {}))
+    try:
+        with source as file:
+            return file.read()
+    except (FileNotFoundError, IsADirectoryError):
+        raise NotFoundError(
+            f"no evaluation suite at {uri} ({where})",
+            why="A gate without its suite can never pass.",
+            cure="mend `uri` in the recipe's gate section, or put the JSONL file there",
+        ) from None
+
+
+def _rows(content: bytes, read: Callable[[dict[str, Any]], Row], *, origin: str) -> list[Row]:
+    rows = [_row(line, read, f"{origin}:{n}") for n, line in _lines(content, origin)]
+    if not rows:
+        raise DataError(
+            f"{origin} holds no row", why="An empty suite shows nothing.", cure="fill it, or leave it out of the recipe"
+        )
+    _unique((r.id for r in rows), origin)
+    return rows
+
+
+def _lines(content: bytes, origin: str) -> list[tuple[int, str]]:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{origin} is not UTF-8 text: {error}", cure="save it as UTF-8 JSON lines") from None
+    return [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _row(line: str, read: Callable[[dict[str, Any]], Row], place: str) -> Row:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"a row must be an object, not {line[:60]!r}")
+        return read(row)
+    except ValueError as error:
+        raise DataError(
+            f"{place}: {error}",
+            why="A suite decides promotions, so no row is guessed or left out.",
+            cure="mend that line",
+        ) from None
+
+
+def _keys(row: dict[str, Any], wanted: set[str]) -> None:
+    if missing := sorted(wanted - set(row)):
+        raise ValueError(f"the row lacks {', '.join(missing)}")
+
+
+def _id(row: dict[str, Any]) -> str:
+    if not isinstance(row["id"], str | int) or isinstance(row["id"], bool) or row["id"] == "":
+        raise ValueError(f"id must be a string or a number, not {row['id']!r}")
+    return str(row["id"])
+
+
+def _unique(ids: Iterable[str], origin: str) -> None:
+    seen: set[str] = set()
+    for one in ids:
+        if one in seen:
+            raise DataError(
+                f"{origin}: id {one!r} is used twice",
+                why="Answers are paired by id.",
+                cure="give every row its own id",
+            )
+        seen.add(one)

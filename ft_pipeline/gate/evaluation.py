@@ -1,0 +1,80 @@
+"""Asks for an evaluation: publishes the suites, works out what the report is, and runs the child that makes it. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.gate.benchmarks import CHOICES, SAFETY, publish_suite
+from ft_pipeline.gate.policy import Policy, policy_json, read_policy
+from ft_pipeline.recipe import Gate, identity
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.fingerprint import code_digest, sha256_file, sha256_json
+from ft_pipeline.store.manifest import Ref, Spec
+from ft_pipeline.store.paths import run_folder
+from ft_pipeline.workers.job import Job, Placement
+
+ROOM = Path(__file__).parent
+NOT_EVALUATION = {"assets.py", "__init__.py", "evaluation.py"}
+MODULE = "ft_pipeline.gate.main"
+
+
+def publish_suites(gate: Gate, store: Store, settings: Settings) -> dict[str, Ref]:
+    """The suites that the recipe names, published: role -> reference. Raises NotFoundError, DataError, UserError."""
+    names = [b.name for b in gate.benchmarks]
+    if repeated := {n for n in names if names.count(n) > 1} | ({"holdout", "safety", "over_refusal"} & set(names)):
+        raise UserError(
+            f"benchmark name {sorted(repeated)[0]!r} is taken",
+            why="Gates are told apart by name.",
+            cure="rename it in the recipe",
+        )
+    refs = {
+        f"suite:{b.name}": publish_suite(store, settings, name=b.name, uri=b.uri, kind=CHOICES).ref
+        for b in gate.benchmarks
+    }
+    if gate.safety:
+        refs["safety"] = publish_suite(store, settings, name="safety", uri=gate.safety.uri, kind=SAFETY).ref
+    return refs
+
+
+def report_config(gate: Gate, policy: Policy) -> dict[str, Any]:
+    """What decides a report besides its parents: the sections without locations, and the policy's content, not only its name."""
+    body = identity(gate)
+    return {
+        "policy_name": gate.policy,
+        "policy": policy_json(policy),
+        "holdout": body["holdout"],
+        "benchmarks": [b["name"] for b in body["benchmarks"]],
+        "safety": {"max_new_tokens": body["safety"]["max_new_tokens"]} if body["safety"] else None,
+    }
+
+
+def report_spec(gate: Gate, parents: Mapping[str, Ref]) -> Spec:
+    """The report of an adapter. `parents`: adapter, base, curated and the suites' roles. Raises NotFoundError on an unknown policy."""
+    return Spec(
+        kind="eval_report", config=report_config(gate, read_policy(gate.policy)), parents=dict(parents), code=_code()
+    )
+
+
+def evaluation_job(
+    gate: Gate, parents: Mapping[str, Ref], *, settings: Settings, placement: Placement, key: str
+) -> Job:
+    """The job that makes the report of a model line `key`."""
+    spec = report_spec(gate, parents)
+    return Job(
+        name=f"gate {key}",
+        module=MODULE,
+        spec=spec,
+        section=spec.config,
+        folder=run_folder(settings.work, spec.fingerprint),
+        placement=placement,
+        facts={"recipe": key},
+    )
+
+
+def _code() -> str:
+    sources = sorted(p for p in ROOM.glob("*.py") if p.name not in NOT_EVALUATION)
+    return sha256_json([code_digest(*sources), sha256_file(ROOM / "report.html.jinja")])

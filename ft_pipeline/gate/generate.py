@@ -1,0 +1,115 @@
+"""Greedy answers to many short prompts: left-padded batches, one KV cache per batch, the same tokens whatever the order of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ft_pipeline.errors import DataError
+from ft_pipeline.gate.samples import NotANumber
+
+BATCH_ROWS = 64
+"""Prompts of one batch: a constant, since in low precision a batch's shape is part of its result."""
+Ticker = Callable[[int, int], None]
+
+
+def greedy(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, tick: Ticker
+) -> list[str]:
+    """The answers as text without special tokens, in order; each stops at the end of its turn. Raises NotANumber, DataError."""
+    _fit(prompts, max_new_tokens, model)
+    stops = stop_ids(tokenizer, model)
+    answers, done = [""] * len(prompts), 0
+    for batch in batches(prompts):
+        made = _batch(model, [prompts[i] for i in batch], (stops, max_new_tokens))
+        for index, ids in zip(batch, made, strict=True):
+            answers[index] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        done += len(batch)
+        tick(done, len(prompts))
+    return answers
+
+
+def render(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any = None) -> list[int]:
+    """Token ids of a conversation up to the point where the assistant speaks, by the model's own chat template."""
+    if not tokenizer.chat_template:
+        raise DataError(
+            "neither the base model nor the adapter has a chat template",
+            why="Without it nobody knows how a conversation reaches the model.",
+            cure="use a base with a chat template, or rows of prompt and completion",
+        )
+    text = tokenizer.apply_chat_template(list(messages), tools=tools, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def stop_ids(tokenizer: Any, model: Any) -> set[int]:
+    """Tokens that end an answer: end of text, what the generation config says, and what the template puts after a turn."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    return {i for i in [*found, _end_of_turn(tokenizer)] if i is not None}
+
+
+def batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first: a function of the set of prompts alone."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), list(prompts[i])))
+    for start in range(0, len(order), BATCH_ROWS):
+        yield order[start : start + BATCH_ROWS]
+
+
+def _batch(model: Any, prompts: Sequence[Sequence[int]], end: tuple[set[int], int]) -> list[list[int]]:
+    from transformers import DynamicCache
+
+    (stops, max_new_tokens), device = end, model.device
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    ends = torch.tensor(sorted(stops) or [-1], device=device)
+    running = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    cache, made = DynamicCache(), []
+    for _ in range(max_new_tokens):
+        logits = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
+        _finite(logits)
+        step = logits.argmax(dim=-1)
+        running = running & ~torch.isin(step, ends)
+        made.append(torch.where(running, step, -1))
+        if not running.any():
+            break
+        ids, positions = step[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+    return [[token for token in row if token >= 0] for row in torch.stack(made, dim=1).tolist()]
+
+
+def _finite(logits: torch.Tensor) -> None:
+    if torch.isnan(logits).any():
+        raise NotANumber(
+            "the model's logits are not numbers",
+            why="A model that gives no finite numbers is broken; no verdict can rest on it.",
+            cure="look at the training's loss curve; retrain with a lower learning rate",
+        )
+
+
+def _end_of_turn(tokenizer: Any) -> int | None:
+    """The first special token that the template writes after an assistant's words."""
+    if not tokenizer.chat_template:
+        return None
+    mark = "endofturnmark"
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False)
+    after = tokenizer(text.rsplit(mark, 1)[-1], add_special_tokens=False)["input_ids"]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((i for i in after if i in special), None)
+
+
+def _fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, model: Any) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    if (longest := max(map(len, prompts), default=0)) + max_new_tokens > limit:
+        raise DataError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's {limit}",
+            why="A cut prompt is another prompt.",
+            cure="lower max_new_tokens in the recipe's gate section, or drop the long rows",
+        )

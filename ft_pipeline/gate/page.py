@@ -1,0 +1,59 @@
+"""The words of the failed-gate page: a table of gates, the sentence that says what stopped, and the next steps. Markdown."""
+
+from __future__ import annotations
+
+from ft_pipeline.gate.artifact import EvalReport, GateResult, Verdict
+from ft_pipeline.gate.wording import cure, measured
+
+OPEN_QUESTION = "Nothing was registered. The adapter and this report stay in the store."
+
+
+def check_description(report: EvalReport) -> str:
+    """What the check says in a list of checks: the gate that decided, why, and what helps."""
+    decisive = _decisive(report)
+    if report.passed or not decisive:
+        return f"{report.verdict}: {report.reason}."
+    return f"Stopped by {decisive[0].name} ({report.verdict}): {decisive[0].reason}. What helps: {cure(decisive[0])}."
+
+
+def gate_table(report: EvalReport) -> str:
+    """Every gate in one Markdown table: numbers in percent and points, the rule, the reason."""
+    head = "| gate | verdict | base | adapter | difference | bounds | policy's line | rows | why |\n|---|---|--:|--:|--:|:-:|--:|--:|---|"
+    return "\n".join([head, *(_table_row(g) for g in report.gates)])
+
+
+def next_steps(report: EvalReport) -> str:
+    """What a person can do now, as a Markdown list."""
+    if report.passed:
+        return "- Promote it: `ft-pipeline promote MODEL --to staging`."
+    steps = [f"- **{g.name}**: {cure(g)}." for g in _decisive(report)] or [
+        "- Name the missing suites in the recipe's `gate` section, or choose another policy."
+    ]
+    steps.append("- Open `report.html` (path below): it shows the questions that cost most, with both answers.")
+    return "\n".join([*steps, f"- {OPEN_QUESTION}"])
+
+
+def gate_facts(report: EvalReport) -> dict[str, float]:
+    """The numbers that Dagster plots over time: `holdout adapter`, `holdout difference`, ..."""
+    fields = ("base", "adapter", "difference", "low", "high")
+    return {
+        f"{g.name} {name}": value for g in report.gates for name in fields if (value := getattr(g, name)) is not None
+    }
+
+
+def _decisive(report: EvalReport) -> list[GateResult]:
+    return [g for g in report.gates if g.verdict not in (Verdict.PASS, Verdict.SKIPPED) and g.verdict is report.verdict]
+
+
+def _table_row(gate: GateResult) -> str:
+    signed = gate.kind != "safety"
+    bounds = f"{measured(gate.low, signed=signed)} .. {measured(gate.high, signed=signed)}" if gate.rows else "-"
+    cells = [
+        f"**{gate.name}**", _mark(gate.verdict), measured(gate.base), measured(gate.adapter), measured(gate.difference, signed=True),
+        bounds, measured(gate.threshold, signed=signed), f"{gate.rows:,}" if gate.rows else "-", gate.reason,
+    ]  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _mark(verdict: Verdict) -> str:
+    return f"**{verdict}**" if verdict is not Verdict.SKIPPED else "skipped"
