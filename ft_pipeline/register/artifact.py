@@ -1,0 +1,45 @@
+"""What a registered model is in the store: its files, and how rooms below open one they can rely on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.manifest import Ref
+
+KIND = "registered_model"
+CARD = "model_card.md"
+"""Markdown with Hugging Face front matter."""
+STATEMENT = "statement.json"
+"""DSSE envelope around an in-toto Statement v1."""
+LINEAGE = "lineage.json"
+"""Every ancestor with its role, digest, files and parents."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registered:
+    """A registered model whose signature and whole chain were verified a moment ago."""
+
+    model: str
+    """`tenant/name@3`, as it was signed."""
+    adapter: Ref
+    base: Ref
+    report: Ref
+    signed_by: str
+    """Id of the key."""
+
+
+def open_registered(store: Store, ref: Ref, settings: Settings) -> Registered:
+    """The registered model, its signature verified and its chain walked to the raw bytes. Raises IntegrityError."""
+    from ft_pipeline.register.attest import verified_statement
+
+    claim, signed_by = verified_statement(store, ref, settings=settings)
+    manifest = store.fetch(ref).manifest
+    return Registered(
+        model=claim["subject"][0]["name"],
+        adapter=manifest.parents["adapter"],
+        base=manifest.parents["base"],
+        report=manifest.parents["report"],
+        signed_by=signed_by,
+    )

@@ -1,0 +1,185 @@
+"""Signs and verifies what a model was made from: an in-toto Statement v1 (SLSA provenance v1) in a DSSE envelope, Ed25519."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+
+from ft_pipeline.errors import IntegrityError, UserError
+from ft_pipeline.register.artifact import STATEMENT
+from ft_pipeline.register.chain import Link, distinct, walk
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.files import clear_errors, sync_folder, write_atomic
+from ft_pipeline.store.fingerprint import canonical_json
+from ft_pipeline.store.manifest import Ref
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:ft-pipeline:finetune:v1"
+BUILDER = "urn:ft-pipeline:builder:v1"
+
+
+def statement(subject: str, links: Iterable[Link], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The in-toto statement that `subject` (`tenant/model@N`) is the first link and was made from the others.
+
+    Holds no time and no run id, so the same chain gives the same bytes (SLSA v1 wants neither).
+    """
+    adapter, *ancestors = links
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": subject, "digest": {"sha256": adapter.ref.digest}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": dict(parameters),
+                "resolvedDependencies": [
+                    {"name": link.role, "uri": f"ft:{link.ref.path}", "digest": {"sha256": link.ref.digest}}
+                    for link in ancestors
+                ],
+            },
+            "runDetails": {"builder": {"id": BUILDER}},
+        },
+    }
+
+
+def sign(claim: Mapping[str, Any], key: CryptoSigner) -> dict[str, Any]:
+    """The DSSE envelope of a statement as JSON values. Ed25519 is deterministic: same claim and key, same envelope."""
+    envelope = Envelope(canonical_json(claim), PAYLOAD_TYPE, {})
+    envelope.sign(key)
+    return envelope.to_dict()
+
+
+def verify_statement(envelope: Mapping[str, Any], keys: SSlibKey | Iterable[SSlibKey]) -> dict[str, Any]:
+    """The statement in an envelope that one of the keys signed. Raises IntegrityError on any change or another signer."""
+    trusted: list[Key] = [keys] if isinstance(keys, SSlibKey) else list(keys)
+    try:
+        parsed = Envelope.from_dict(json.loads(json.dumps(envelope)))
+        if not trusted:
+            raise VerificationError("there is no public key to verify with")
+        parsed.verify(trusted, 1)
+        claim = json.loads(parsed.payload)
+    except (VerificationError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"the signature of the statement does not hold: {error}",
+            why="The statement was changed after it was signed, or another key signed it.",
+            cure="restore the registered model, or put the public key of the signer beside the signing key as NAME.pub",
+        ) from None
+    if parsed.payload_type != PAYLOAD_TYPE or claim.get("predicateType") != PREDICATE_TYPE:
+        raise IntegrityError(f"the envelope holds {claim.get('predicateType')!r}, not {PREDICATE_TYPE}")
+    return claim
+
+
+def claimed(claim: Mapping[str, Any]) -> dict[str, str]:
+    """Everything a statement vouches for, the subject first: digest -> name."""
+    resources = [*claim["subject"], *claim["predicate"]["buildDefinition"]["resolvedDependencies"]]
+    return {r["digest"]["sha256"]: r["name"] for r in resources}
+
+
+def verify_registered(store: Store, ref: Ref, *, settings: Settings) -> str:
+    """The id of the key that signed a registered model, after its signature and its chain held. Raises IntegrityError."""
+    return verified_statement(store, ref, settings=settings)[1]
+
+
+def verified_statement(store: Store, ref: Ref, *, settings: Settings) -> tuple[dict[str, Any], str]:
+    """The statement of a registered model and the id of its signer.
+
+    Walks every manifest to the raw bytes and compares the chain with what was signed, both ways. Re-hashes the files of the
+    registered model only: `store.fetch` re-hashes those of an artifact when it is used. Raises IntegrityError.
+    """
+    artifact = store.fetch(ref)
+    envelope = json.loads(artifact.file(STATEMENT).read_bytes())
+    claim = verify_statement(envelope, trusted_keys(settings.signing_key))
+    parents = artifact.manifest.parents
+    links = distinct(walk(store, "adapter", parents["adapter"]), walk(store, "report", parents["report"]))
+    found = [link.ref.digest for link in links]
+    signed = list(claimed(claim))
+    if found[0] != signed[0] or set(found) != set(signed):
+        odd = sorted({*found} ^ {*signed})
+        raise IntegrityError(
+            f"the chain of {claim['subject'][0]['name']} is not what was signed: {', '.join(d[:12] for d in odd)}",
+            why="An ancestor was added, removed or replaced after the model was signed.",
+            cure="restore the store from a backup, or register the model again",
+        )
+    return claim, envelope["signatures"][0]["keyid"]
+
+
+def signing_key(path: Path) -> CryptoSigner:
+    """The Ed25519 key at a path (PEM, PKCS#8), made there on first use with mode 0600; `.pub` is written beside it.
+
+    Raises UserError when the file holds anything else.
+    """
+    if not path.exists():
+        _make_key(path)
+    try:
+        with clear_errors(f"reading the signing key {path}"):
+            private = load_pem_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        raise _not_a_key(path, str(error)) from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise _not_a_key(path, f"it holds a {type(private).__name__}")
+    key = CryptoSigner(private)
+    _write_public(path.with_suffix(".pub"), private)
+    return key
+
+
+def trusted_keys(path: Path) -> list[SSlibKey]:
+    """The public keys beside a signing key (`*.pub`, PEM): to rotate the key, keep the old public key under another name."""
+    keys = []
+    for public in sorted(path.parent.glob("*.pub")):
+        try:
+            keys.append(SSlibKey.from_crypto(load_pem_public_key(public.read_bytes())))
+        except ValueError as error:
+            raise _not_a_key(public, str(error)) from None
+    return keys
+
+
+def _make_key(path: Path) -> None:
+    """Puts a new key where none is; when two processes do, one wins and both use its key."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with clear_errors(f"making the signing key {path}"):
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(CryptoSigner.generate_ed25519().private_bytes)
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(draft)
+        sync_folder(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_public(path: Path, private: Ed25519PrivateKey) -> None:
+    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    if not path.exists() or path.read_bytes() != pem:
+        with clear_errors(f"writing the public key {path}"):
+            write_atomic(path, pem)
+
+
+def _not_a_key(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is not an Ed25519 key in PEM: {reason}",
+        why="Every registered model is signed with it, and verified before it is served.",
+        cure="restore the file, or point FT_SIGNING_KEY at another path: a key is made there on first use",
+    )

@@ -1,0 +1,86 @@
+"""What backs a promotion: the eval report as it is in the store, and the sentence with which it is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.errors import GateRefused, IntegrityError
+from ft_pipeline.gate.artifact import VERDICTS
+from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.fingerprint import sha256_json
+from ft_pipeline.store.manifest import Manifest, Ref
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """One eval report."""
+
+    manifest: Manifest
+    verdict: str
+    policy: str
+    auto_promote: bool
+    """True when the policy lets a PASS go to production without a person."""
+    reason: str
+    gates: tuple[Mapping[str, Any], ...]
+    """name, kind, verdict, base, adapter, difference, low, high, rows, rule, reason."""
+
+    @property
+    def passed(self) -> bool:
+        """True when the report backs a promotion."""
+        return self.verdict == "PASS"
+
+    @property
+    def failing(self) -> list[Mapping[str, Any]]:
+        """The gates that stand in the way."""
+        return [g for g in self.gates if g["verdict"] not in ("PASS", "SKIPPED")]
+
+    @property
+    def suite_sha256(self) -> str:
+        """Digest of everything the adapter was measured on: suites and holdout."""
+        judged = {"adapter", "base"}
+        return sha256_json({role: r.digest for role, r in self.manifest.parents.items() if role not in judged})
+
+
+def read_evidence(store: Store, ref: Ref) -> Evidence:
+    """The report's verdict and gates, its files verified. Raises IntegrityError."""
+    artifact = store.fetch(ref)
+    path = artifact.file(VERDICTS)
+    try:
+        body = json.loads(path.read_bytes())
+        policy = body["policy"] if isinstance(body["policy"], dict) else {"name": body["policy"]}
+        return Evidence(
+            manifest=artifact.manifest, verdict=body["verdict"], policy=policy["name"],
+            auto_promote=bool(policy.get("auto_promote", body.get("auto_promote", False))),
+            reason=body.get("reason", ""), gates=tuple(body["gates"]),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{path} is not an eval report: {error}", cure="run the recipe again") from None
+
+
+def require_pass(evidence: Evidence, model: str) -> None:
+    """Raises GateRefused with the failing gates and their reasons unless the report says PASS."""
+    if evidence.passed:
+        return
+    failing = evidence.failing
+    names = ", ".join(str(g["name"]) for g in failing) or "no gate was measured"
+    raise GateRefused(
+        f"{model} is refused: the report {evidence.manifest.digest[:12]} says {evidence.verdict} ({names})",
+        why="\n".join(f"{g['name']}: {g['reason']}" for g in failing) or evidence.reason,
+        cure="mend the data or the recipe and run it again; INCONCLUSIVE needs more rows in the suite",
+    )
+
+
+def require_about(evidence: Evidence, *, adapter: Ref, base: Ref) -> None:
+    """Raises GateRefused when the report is about another adapter or base than the newest ones."""
+    for role, live in (("adapter", adapter), ("base", base)):
+        judged = evidence.manifest.parents.get(role)
+        if judged is None or judged.digest != live.digest:
+            raise GateRefused(
+                f"the report {evidence.manifest.digest[:12]} is about {role} {judged.digest[:12] if judged else 'nothing'}, "
+                f"the live one is {live.digest[:12]}",
+                why="A verdict holds for the adapter and the base it was measured on, for no other pair.",
+                cure="run the gate again: materialize eval_report",
+            )

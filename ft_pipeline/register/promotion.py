@@ -1,0 +1,123 @@
+"""Which stage a version is in and who may move it: dev > staging > production > archived, and back by rollback."""
+
+from __future__ import annotations
+
+from ft_pipeline.errors import NotFoundError, UserError
+from ft_pipeline.register.evidence import Evidence, read_evidence, require_pass
+from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.catalog import Catalog, ModelVersion, Transition
+from ft_pipeline.store.catalog_rows import parse_model_name
+
+FOLLOWS = {"none": "dev", "dev": "staging", "staging": "production"}
+BACKED = ("staging", "production")
+"""Stages that need a passed report."""
+
+
+def promote(
+    catalog: Catalog,
+    model: ModelVersion,
+    to_stage: str | None = None,
+    *,
+    store: Store,
+    actor: str,
+    reason: str,
+    approved_by: str | None = None,
+) -> Transition:
+    """Moves a version to a stage, by default the next one. The production version before it is archived in the same step.
+
+    Raises GateRefused with the failing gates when its report is not a PASS, or when production has no second pair of eyes:
+    a person other than the actor, or the policy where it promotes a PASS by itself. UserError for a move that does not exist.
+    """
+    target = to_stage or _next_stage(model)
+    if target == "archived":
+        return archive(catalog, model, actor=actor, reason=reason)
+    if target in BACKED:
+        evidence = read_evidence(store, catalog.ref(model.report_digest))
+        require_pass(evidence, model.label)
+        if target == "staging" or evidence.auto_promote:
+            approved_by = approved_by or policy_principal(evidence)
+    return catalog.transition(model.id, target, actor=actor, approved_by=approved_by, reason=reason)
+
+
+def admit(catalog: Catalog, model: ModelVersion, evidence: Evidence, *, actor: str, report_id: int) -> list[Transition]:
+    """The moves that a PASS makes by itself: to dev, to staging, and to production where the policy says `auto_promote`.
+
+    A version that a person moved on, or archived, stays where it is.
+    """
+    require_pass(evidence, model.label)
+    limit = "production" if evidence.auto_promote else "staging"
+    moves: list[Transition] = []
+    stage = catalog.model_by_id(model.id).stage
+    while stage in FOLLOWS and stage != limit:
+        stage = FOLLOWS[stage]
+        moves.append(
+            catalog.transition(
+                model.id,
+                stage,
+                actor=actor,
+                approved_by=policy_principal(evidence),
+                reason="registered" if stage == "dev" else f"every required gate of {evidence.policy} passed",
+                report_id=report_id if stage in BACKED else None,
+            )
+        )
+    return moves
+
+
+def rollback(catalog: Catalog, line: str, *, actor: str, reason: str) -> Transition:
+    """Brings back the version that was in production before the present one, or the one that `tenant/name@N` names.
+
+    Its earlier approval stands and is named. Raises NotFoundError when nothing was there before.
+    """
+    target = _previous(catalog, line)
+    approved = [t for t in catalog.history(target.id) if t.to_stage == "production"]
+    if not approved:
+        raise UserError(
+            f"{target.label} was never in production",
+            why="A rollback goes back to what was approved once.",
+            cure=f"promote it: `ft-pipeline promote {target.label}`",
+        )
+    return catalog.transition(
+        target.id,
+        "production",
+        actor=actor,
+        approved_by=f"transition:{approved[-1].seq}",
+        reason=reason,
+        report_id=approved[-1].report_id,
+    )
+
+
+def archive(catalog: Catalog, model: ModelVersion, *, actor: str, reason: str) -> Transition:
+    """Takes a version out of service for good: undeployed everywhere, then archived."""
+    for pool in catalog.pools_of(model.id):
+        catalog.undeploy(pool, model.id)
+    return catalog.transition(model.id, "archived", actor=actor, reason=reason)
+
+
+def policy_principal(evidence: Evidence) -> str:
+    """Who approves when a policy does."""
+    return f"policy:{evidence.policy}"
+
+
+def _next_stage(model: ModelVersion) -> str:
+    if model.stage in FOLLOWS:
+        return FOLLOWS[model.stage]
+    raise UserError(
+        f"{model.label} is in {model.stage}: there is no next stage",
+        cure=f"`ft-pipeline rollback {model.label}` brings an archived version back; `--to archived` retires one",
+    )
+
+
+def _previous(catalog: Catalog, name: str) -> ModelVersion:
+    parsed = parse_model_name(name)
+    if isinstance(parsed.version, int):
+        return catalog.model(name)
+    line = f"{parsed.tenant}/{parsed.name}"
+    versions = {v.label: v for v in catalog.models(parsed.tenant) if v.line == line}
+    for move in reversed(catalog.history(line)):
+        version = versions[move.model]
+        if move.to_stage == "production" and version.stage != "production":
+            return version
+    raise NotFoundError(
+        f"{line} has no earlier production version to go back to",
+        cure=f"`ft-pipeline history {line}` shows every move; `ft-pipeline promote {line}@N` brings another version",
+    )

@@ -1,0 +1,160 @@
+"""Makes a version of an adapter whose gates passed: catalog row, model card, signed statement, lineage, first stages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import FtError
+from ft_pipeline.recipe import Recipe, identity, recipe_sha256
+from ft_pipeline.register import promotion
+from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT
+from ft_pipeline.register.attest import claimed, sign, signing_key, statement
+from ft_pipeline.register.chain import Link, by_role, distinct, lineage, walk
+from ft_pipeline.register.evidence import Evidence, read_evidence, require_about, require_pass
+from ft_pipeline.register.model_card import Subject, card
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Artifact, Store
+from ft_pipeline.store.catalog import Catalog, ModelVersion, NewModel
+from ft_pipeline.store.files import write_atomic
+from ft_pipeline.store.fingerprint import canonical_json, code_digest
+from ft_pipeline.store.manifest import Ref, Spec
+
+HERE = Path(__file__).parent
+COMPLETION = "completion.json"
+SHOWN = ("steps", "windows_consumed", "validation_loss")
+"""Fields of the completion proof that the card shows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """The newest adapter of a model line and what is live now."""
+
+    recipe: Recipe
+    adapter: Ref
+    report: Ref
+    base: Ref
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """A registered version."""
+
+    model: ModelVersion
+    artifact: Artifact
+    evidence: Evidence
+    adapter: Link
+
+
+def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: Settings) -> Outcome:
+    """The version of the candidate, in `staging`, or in `production` where its policy promotes a PASS by itself.
+
+    The same adapter and report again give the same version. Raises GateRefused when the report is not a PASS or is about
+    another adapter or base than the live ones, IntegrityError when an ancestor is damaged.
+    """
+    line = candidate.recipe.key
+    evidence = read_evidence(store, candidate.report)
+    require_about(evidence, adapter=candidate.adapter, base=candidate.base)
+    require_pass(evidence, line)
+    roots = walk(store, "adapter", candidate.adapter), walk(store, "report", candidate.report)
+    model = catalog.register(_new_model(candidate, store, roots[0]))
+    report_id = catalog.add_report(
+        model.id, candidate.base.digest, evidence.suite_sha256, evidence.passed, candidate.report.digest
+    )
+    artifact = _artifact(candidate, model, store=store, catalog=catalog, settings=settings, roots=roots)
+    catalog.index(artifact.manifest)
+    catalog.attest(model.id, artifact.ref.digest)
+    promotion.admit(catalog, model, evidence, actor=settings.actor, report_id=report_id)
+    return Outcome(model=catalog.model_by_id(model.id), artifact=artifact, evidence=evidence, adapter=roots[0])
+
+
+def _new_model(candidate: Candidate, store: Store, adapter: Link) -> NewModel:
+    recipe, lora = candidate.recipe, candidate.recipe.finetune.lora
+    return NewModel(
+        tenant=recipe.tenant, name=recipe.name, base_digest=candidate.base.digest,
+        dataset_digest=by_role(adapter, "curated").ref.digest, adapter_digest=candidate.adapter.digest,
+        report_digest=candidate.report.digest, recipe_sha256=recipe_sha256(recipe), run_id=candidate.run_id,
+        code=adapter.manifest.code, artifact_type="lora_adapter" if lora else "full_model",
+        lora_rank=lora.rank if lora else None, lora_alpha=lora.alpha if lora else None,
+        lora_modules=_lora_modules(store, candidate.adapter) if lora else None,
+    )  # fmt: skip
+
+
+def _lora_modules(store: Store, adapter: Ref) -> list[str]:
+    """The modules that carry an adapter, as its own config names them."""
+    named = json.loads(store.fetch(adapter).file("adapter_config.json").read_bytes())["target_modules"]
+    return [named] if isinstance(named, str) else sorted(named)
+
+
+def _artifact(
+    candidate: Candidate,
+    model: ModelVersion,
+    *,
+    store: Store,
+    catalog: Catalog,
+    settings: Settings,
+    roots: tuple[Link, Link],
+) -> Artifact:
+    """The version's artifact: made once, found ever after, so that another key or card layout never changes a version."""
+    if model.registered_digest:
+        return store.fetch(catalog.ref(model.registered_digest))
+    key = signing_key(settings.signing_key)
+    curated = by_role(roots[0], "curated")
+    spec = Spec(
+        kind=KIND,
+        config={"model": model.label, "description": candidate.recipe.description, "key": key.public_key.keyid},
+        parents={
+            "adapter": candidate.adapter,
+            "report": candidate.report,
+            "base": candidate.base,
+            "curated": curated.ref,
+        },
+        code=code_digest(*(HERE / name for name in ("attest.py", "chain.py", "model_card.py", "registration.py"))),
+    )
+    if found := store.find(spec):
+        return found
+    links = distinct(*roots)
+    claim = statement(model.label, links, _parameters(candidate.recipe))
+    with store.publish(spec) as draft:
+        (draft.folder / STATEMENT).write_bytes(canonical_json(sign(claim, key)))
+        (draft.folder / LINEAGE).write_bytes(json.dumps(lineage(links), indent=1, sort_keys=True).encode())
+        write_atomic(draft.folder / CARD, _card(candidate, model, store, roots[0]).encode())
+        draft.counts["ancestors"] = len(claimed(claim))
+    return _published(draft.artifact)
+
+
+def _parameters(recipe: Recipe) -> dict[str, Any]:
+    return {"recipe_sha256": recipe_sha256(recipe), "method": recipe.finetune.method}
+
+
+def _card(candidate: Candidate, model: ModelVersion, store: Store, adapter: Link) -> str:  # noqa: PLR0917
+    recipe = candidate.recipe
+    completion = json.loads(store.fetch(candidate.adapter).file(COMPLETION).read_bytes())
+    subject = Subject(
+        tenant=recipe.tenant, name=recipe.name, version=model.version, description=recipe.description,
+        base_name=base_name(recipe.base_model.uri), licence=recipe.dataset.licence, method=recipe.finetune.method,
+        finetune=identity(recipe.finetune),
+    )  # fmt: skip
+    return card(
+        subject,
+        adapter,
+        read_evidence(store, candidate.report),
+        curated=store.fetch(by_role(adapter, "curated").ref),
+        completion={name: completion[name] for name in SHOWN if completion.get(name) is not None},
+    )
+
+
+def base_name(uri: str) -> str:
+    """`owner/name` of a Hub URI, else the last part of a path: no location goes into a card."""
+    if uri.startswith("hf://"):
+        return uri.removeprefix("hf://")
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _published(artifact: Artifact | None) -> Artifact:
+    if artifact is None:
+        raise FtError("the registered model was not published")
+    return artifact

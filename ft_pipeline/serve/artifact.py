@@ -1,0 +1,12 @@
+"""What a deployment is in the store: one JSON file that says what answers under which name."""
+
+from __future__ import annotations
+
+KIND = "deployment"
+DEPLOYMENT = "deployment.json"
+POOL_PREFIX = "local-"
+
+
+def pool_of(base_digest: str) -> str:
+    """The pool of this machine's server for a base: one pool a base, so that lines on different bases live side by side."""
+    return f"{POOL_PREFIX}{base_digest[:12]}"

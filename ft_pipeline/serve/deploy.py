@@ -1,0 +1,72 @@
+"""Lets a version answer: signature, chain and files are verified, then the catalog decides and remembers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ft_pipeline.errors import FtError, IntegrityError
+from ft_pipeline.register.artifact import Registered, open_registered
+from ft_pipeline.serve.artifact import DEPLOYMENT, KIND, POOL_PREFIX, pool_of
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Artifact, Store
+from ft_pipeline.store.catalog import Catalog, ModelVersion
+from ft_pipeline.store.fingerprint import code_digest
+from ft_pipeline.store.manifest import Spec
+
+
+def deploy(version: ModelVersion, *, catalog: Catalog, store: Store, settings: Settings) -> Registered:
+    """Puts a production version into the pool of its base. Raises IntegrityError, GateRefused; then nothing is deployed."""
+    registered = verified(version, catalog=catalog, store=store, settings=settings)
+    pool = pool_of(version.base_digest)
+    catalog.set_pool(pool, version.base_digest)
+    catalog.deploy(pool, version.id)
+    return registered
+
+
+def verified(version: ModelVersion, *, catalog: Catalog, store: Store, settings: Settings) -> Registered:
+    """The registered model of a version: the signature holds, it is about this version, and the adapter's files are whole."""
+    if version.registered_digest is None:
+        raise IntegrityError(
+            f"{version.label} was never signed",
+            why="Only signed versions answer.",
+            cure=f"run its recipe again: `ft-pipeline run {version.line}`",
+        )
+    registered = open_registered(store, catalog.ref(version.registered_digest), settings)
+    signed = (registered.model, registered.adapter.digest, registered.base.digest)
+    if signed != (version.label, version.adapter_digest, version.base_digest):
+        raise IntegrityError(
+            f"the statement of {version.label} is about {registered.model} (adapter {registered.adapter.digest[:12]})",
+            why="The catalog and the signed statement name different bytes.",
+            cure="restore the catalog from a backup: the signed statement is right",
+        )
+    store.fetch(registered.adapter)
+    return registered
+
+
+def live(catalog: Catalog) -> list[ModelVersion]:
+    """The versions that answer on this machine, by line."""
+    pools = [pool for pool in catalog.pools() if pool.startswith(POOL_PREFIX)]
+    return sorted((v for pool in pools for v in catalog.deployed(pool)), key=lambda v: (v.line, v.version))
+
+
+def record(version: ModelVersion, registered: Artifact, *, store: Store, live_now: Sequence[ModelVersion]) -> Artifact:
+    """The `deployment` artifact: what answers for a version's line now, itself or another version."""
+    line = [v for v in live_now if v.line == version.line]
+    body = {
+        "line": version.line,
+        "registered": version.label,
+        "pools": [
+            {"pool": pool_of(v.base_digest), "model": v.label, "base": v.base_digest, "adapter": v.adapter_digest} for v in line
+        ],
+    }  # fmt: skip
+    spec = Spec(kind=KIND, config=body, parents={"registered": registered.ref}, code=code_digest(Path(__file__)))
+    if found := store.find(spec):
+        return found
+    with store.publish(spec) as draft:
+        (draft.folder / DEPLOYMENT).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        draft.counts["live"] = len(line)
+    if draft.artifact is None:
+        raise FtError("the deployment was not published")
+    return draft.artifact

@@ -1,0 +1,85 @@
+"""What the HTTP side needs from whatever generates: names, requests, pieces of text. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ft_pipeline.errors import UserError
+
+Finish = Literal["stop", "length"]
+Prompt = str | tuple[Mapping[str, Any], ...]
+"""A text to go on with, or chat messages for the model's own template."""
+
+
+class BadRequest(UserError):
+    """A request that cannot be answered as it is; `param` names the field, `code` is OpenAI's."""
+
+    def __init__(self, what: str, *, param: str, code: str | None = None, why: str = "", cure: str = "") -> None:
+        super().__init__(what, why=why, cure=cure)
+        self.param, self.code = param, code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """One thing that answers: a version of a model line, or a base model."""
+
+    id: str
+    """`tenant/model@3`, or the base's name."""
+    aliases: tuple[str, ...]
+    """Other names it answers to now, for example `tenant/model` and `tenant/model:production`."""
+    stage: str
+    """`base` for a base model."""
+    base_digest: str
+    adapter_digest: str | None
+    created: int
+    """Unix seconds."""
+    owned_by: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """One request. Temperature 0 is greedy; a seed makes sampling repeatable."""
+
+    model: str
+    prompt: Prompt
+    max_tokens: int | None = None
+    """None: up to what the context leaves, at most 512."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A part of an answer. The last one carries `finish` and the counts."""
+
+    text: str
+    finish: Finish | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Engine(Protocol):
+    """Generates text for names. Every method may be called from any thread."""
+
+    def models(self) -> list[Served]:
+        """What answers now."""
+        ...
+
+    def resolve(self, name: str) -> Served:
+        """What a name stands for now. Raises NotFoundError with the nearest name."""
+        ...
+
+    def answer(self, request: Generation) -> Iterator[Piece]:
+        """The pieces of an answer. Raises NotFoundError or BadRequest at the call, not while iterating.
+
+        Closing the iterator stops the generation of that answer.
+        """
+        ...
+
+    def counters(self) -> dict[str, float]:
+        """Numbers for `/metrics`: name -> value."""
+        ...

@@ -1,0 +1,85 @@
+"""The server process: opens store and catalog, loads what is in production, follows the catalog, answers on a port."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+
+from ft_pipeline import settings as settings_module
+from ft_pipeline.errors import FtError, UserError
+from ft_pipeline.serve.client import catalog_mark
+from ft_pipeline.serve.live import BaseServer, LiveEngine, guard
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Artifact, open_store
+from ft_pipeline.store.catalog import open_catalog
+
+
+def serve(settings: Settings, *, host: str = "127.0.0.1", port: int) -> None:
+    """Serves until it is stopped. Raises UserError when the port is taken."""
+    import uvicorn
+
+    from ft_pipeline.serve.app import build_app
+
+    listening = _listen(host, port)
+    engine = open_engine(settings)
+    engine.refresh()
+    stopped = threading.Event()
+    watcher = threading.Thread(target=guard, args=(engine, stopped), name="watch-catalog", daemon=True)
+    watcher.start()
+    app = build_app(engine, facts={"catalog": catalog_mark(settings)})
+    try:
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+    finally:
+        stopped.set()
+        watcher.join()
+        engine.close()
+        listening.close()
+
+
+def open_engine(settings: Settings) -> LiveEngine:
+    """The engine over the settings' store and catalog; torch is imported when the first base model is opened."""
+
+    def open_server(base: Artifact) -> BaseServer:
+        from ft_pipeline.serve.local import PeftServer
+
+        return PeftServer(base, threads=settings.threads)
+
+    return LiveEngine(
+        catalog=open_catalog(settings), store=open_store(settings), settings=settings, open_server=open_server
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The bound socket, taken before anything slow starts."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            cure="stop what listens there, or choose another port: --port or FT_SERVE_PORT",
+        ) from None
+    return listening
+
+
+def main(argv: list[str]) -> int:
+    """The child of `client.running_server`: `python -m ft_pipeline.serve.main PORT`; ends with its parent."""
+    from ft_pipeline.workers.child import die_with_parent
+
+    die_with_parent()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        serve(settings_module.load(), port=int(argv[1]))
+    except FtError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
