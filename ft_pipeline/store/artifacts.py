@@ -5,18 +5,31 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import DriftError, IntegrityError, NotFoundError
+from ft_pipeline.errors import DriftError, IntegrityError, NotFoundError, StorageError
 from ft_pipeline.settings import Settings
-from ft_pipeline.store.files import Bucket, clear_errors, sync_folder, write_atomic
+from ft_pipeline.store.damage import broken_artifact, damage, damage_of, unlisted
+from ft_pipeline.store.files import (
+    Bucket,
+    beside,
+    clear_errors,
+    locked,
+    sync_file,
+    sync_folder,
+    write_atomic,
+)
 from ft_pipeline.store.fingerprint import sha256_file
-from ft_pipeline.store.manifest import FileEntry, Manifest, Ref, Spec, parse_manifest
-from ft_pipeline.store.paths import MANIFEST, ROOM_OF, artifact_path
+from ft_pipeline.store.manifest import FileEntry, Manifest, Ref, Spec, is_plain, parse_manifest
+from ft_pipeline.store.paths import MANIFEST, ROOM_OF, artifact_path, content_path, drafts_folder
+
+STALE_SECONDS = 24 * 3600
+"""A draft in which nothing changed for so long belongs to a process that died."""
 
 
 @dataclass
@@ -60,21 +73,26 @@ class Store:
 
     bucket: Bucket
     work: Path
-    """Local folder for drafts and downloads."""
+    """Local folder for downloads, and for drafts when the root is a bucket."""
 
     def manifest(self, kind: str, fingerprint: str) -> Manifest | None:
-        """The manifest at a place, None when no artifact is there. Raises IntegrityError when it is damaged."""
+        """The manifest at a place, None when no artifact is there. Raises IntegrityError when it is damaged or of another place."""
         path = f"{artifact_path(kind, fingerprint)}/{MANIFEST}"
-        data = self.bucket.read(path)
-        return None if data is None else parse_manifest(data, origin=self.bucket.path(path))
+        content = self.bucket.read(path)
+        if content is None:
+            return None
+        found = parse_manifest(content, origin=self.bucket.path(path))
+        if (found.kind, found.fingerprint) != (kind, fingerprint):
+            raise IntegrityError(f"{self.bucket.path(path)} belongs to {found.ref.path}: it was moved here")
+        return found
 
     def find(self, spec: Spec) -> Artifact | None:
         """The artifact that the spec was or would be, None when it has to be made. Its files are verified before it is reused."""
         manifest = self.manifest(spec.kind, spec.fingerprint)
-        return None if manifest is None else self.fetch(manifest.ref)
+        return None if manifest is None else self._verified(manifest)
 
-    def fetch(self, ref: Ref) -> Artifact:
-        """The artifact with all files local and verified. Raises NotFoundError, IntegrityError."""
+    def recorded(self, ref: Ref) -> Manifest:
+        """The manifest that a reference names, its files not looked at. Raises NotFoundError, IntegrityError."""
         manifest = self.manifest(ref.kind, ref.fingerprint)
         if manifest is None:
             raise NotFoundError(
@@ -86,14 +104,30 @@ class Store:
                 f"{ref.path} has digest {manifest.digest[:12]}, its child recorded {ref.digest[:12]}",
                 why="The artifact was replaced after the child was made.",
             )
-        folder = self._local_folder(manifest)
-        if broken := damage(folder, manifest):
-            raise IntegrityError(
-                f"{self.bucket.path(ref.path)}: {broken}",
-                why="Nothing may be built on bytes that are not what the manifest says.",
-                cure="restore the file from a backup, or delete the artifact's folder and run the recipe again",
-            )
-        return Artifact(manifest, folder)
+        return manifest
+
+    def fetch(self, ref: Ref) -> Artifact:
+        """The artifact with all files local and verified. Raises NotFoundError, IntegrityError."""
+        return self._verified(self.recorded(ref))
+
+    def fetch_file(self, ref: Ref, name: str) -> Path:
+        """One file of an artifact, local and verified, without the others. Raises NotFoundError, IntegrityError."""
+        manifest = self.recorded(ref)
+        if name not in manifest.files:
+            raise IntegrityError(f"{ref.path} has no file {name}")
+        folder = self._local_folder(manifest, name)
+        if broken := damage_of(folder / name, name, manifest.files[name]):
+            raise broken_artifact(self.bucket.path(ref.path), broken)
+        return folder / name
+
+    def location(self, manifest: Manifest, name: str) -> str:
+        """Path of a file of an artifact, relative to the root."""
+        folder = manifest.ref.path if self.bucket.is_local else content_path(manifest.ref.path, manifest.content_sha256)
+        return f"{folder}/{name}"
+
+    def unlisted(self, manifest: Manifest) -> str | None:
+        """A file beside those of the manifest; in a bucket it does not matter, because only listed files are copied."""
+        return unlisted(Path(self.bucket.path(manifest.ref.path)), manifest) if self.bucket.is_local else None
 
     @contextlib.contextmanager
     def publish(self, spec: Spec) -> Iterator[Draft]:
@@ -101,14 +135,17 @@ class Store:
 
         Raises DriftError when an artifact of the same spec exists with other bytes, StorageError when the disk is full.
         """
-        folder = self.work / "drafts" / f"{spec.kind}-{spec.fingerprint[:12]}-{secrets.token_hex(4)}"
+        drafts = drafts_folder(self.bucket.root, self.work)
+        folder = drafts / f"{spec.kind}-{spec.fingerprint[:12]}-{secrets.token_hex(4)}"
         draft = Draft(spec, folder)
         try:
             with clear_errors(f"writing {spec.kind}"):
                 folder.mkdir(parents=True)
+                _remove_stale(drafts)
                 yield draft
                 manifest = _seal(draft)
-                self._put(folder, manifest)
+                put = self._rename if self.bucket.is_local else self._upload
+                put(folder, manifest)
             draft.artifact = self.fetch(manifest.ref)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -120,59 +157,65 @@ class Store:
                 if len(fingerprint) == 64 and (manifest := self.manifest(kind, fingerprint)):
                     yield manifest
 
-    def _local_folder(self, manifest: Manifest) -> Path:
+    def _verified(self, manifest: Manifest) -> Artifact:
+        folder = self._local_folder(manifest, *manifest.files)
+        if broken := damage(folder, manifest):
+            raise broken_artifact(self.bucket.path(manifest.ref.path), broken)
+        return Artifact(manifest, folder)
+
+    def _local_folder(self, manifest: Manifest, *names: str) -> Path:
+        """The folder in which the named files can be opened; for a bucket they are copied into the cache and verified."""
         if self.bucket.is_local:
             return Path(self.bucket.path(manifest.ref.path))
-        cached = self.work / "cache" / manifest.digest
-        for name, entry in manifest.files.items():
-            target = cached / name
-            if not target.is_file() or target.stat().st_size != entry.size:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-                with clear_errors(f"downloading {name}"):
-                    self.bucket.filesystem.get_file(self.bucket.path(manifest.ref.path, name), str(partial))
-                    partial.replace(target)
+        cached = self.work / "cache" / manifest.content_sha256
+        for name in names:
+            if damage_of(cached / name, name, manifest.files[name]) is not None:
+                self._download(manifest, name, cached / name)
         return cached
 
-    def _put(self, folder: Path, manifest: Manifest) -> None:
-        before = self.manifest(manifest.kind, manifest.fingerprint)
-        if before is not None:
-            _same_or_drift(before, manifest)
-            return
-        if self.bucket.is_local:
-            self._rename(folder, manifest)
-        else:
-            self._upload(folder, manifest)
+    def _download(self, manifest: Manifest, name: str, target: Path) -> None:
+        partial = beside(target)
+        try:
+            self.bucket.download(self.location(manifest, name), partial)
+            if broken := damage_of(partial, name, manifest.files[name]):
+                raise broken_artifact(self.bucket.path(manifest.ref.path), broken)
+            with clear_errors(f"writing {target}"):
+                partial.replace(target)
+        except FileNotFoundError:
+            raise broken_artifact(self.bucket.path(manifest.ref.path), f"file {name} is missing") from None
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _rename(self, folder: Path, manifest: Manifest) -> None:
+        """Puts the draft in its place, one publisher at a time. A folder without a manifest is no artifact and gives way."""
         write_atomic(folder / MANIFEST, manifest.to_bytes())
         target = Path(self.bucket.path(manifest.ref.path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not (target / MANIFEST).exists():
-            shutil.rmtree(target)
-        try:
-            folder.rename(target)
-        except OSError:
-            winner = self.manifest(manifest.kind, manifest.fingerprint)
-            if winner is not None:
-                _same_or_drift(winner, manifest)
+        with locked(folder.parent / "lock"):
+            if (before := self.manifest(manifest.kind, manifest.fingerprint)) is not None:
+                _same_or_drift(before, manifest)
                 return
-            copy = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-            shutil.copytree(folder, copy)
-            copy.rename(target)
-        sync_folder(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+            sync_folder(target.parent)
 
     def _upload(self, folder: Path, manifest: Manifest) -> None:
-        files = self.bucket.filesystem
+        """Files first, read back and hashed; then the manifest, if nobody was faster; then a look at who won."""
+        if (before := self.manifest(manifest.kind, manifest.fingerprint)) is not None:
+            _same_or_drift(before, manifest)
+            return
         for name in manifest.files:
-            files.put_file(str(folder / name), self.bucket.path(manifest.ref.path, name))
-        try:
-            files.pipe_file(self.bucket.path(manifest.ref.path, MANIFEST), manifest.to_bytes(), mode="create")
-        except FileExistsError:
-            files.invalidate_cache()
-            winner = self.manifest(manifest.kind, manifest.fingerprint)
-            if winner is not None:
-                _same_or_drift(winner, manifest)
+            self.bucket.upload(folder / name, self.location(manifest, name))
+        self._local_folder(manifest, *manifest.files)
+        self.bucket.create(f"{manifest.ref.path}/{MANIFEST}", manifest.to_bytes())
+        winner = self.manifest(manifest.kind, manifest.fingerprint)
+        if winner is None:
+            raise StorageError(
+                f"{self.bucket.path(manifest.ref.path, MANIFEST)} cannot be read after it was written",
+                why="The bucket must be read-after-write consistent, as S3 is.",
+            )
+        _same_or_drift(winner, manifest)
 
 
 def open_store(settings: Settings) -> Store:
@@ -180,30 +223,38 @@ def open_store(settings: Settings) -> Store:
     return Store(Bucket(settings.store_uri, settings.s3_endpoint), settings.work)
 
 
-def damage(folder: Path, manifest: Manifest) -> str | None:
-    """The first file that is missing, cut short, changed or not listed, in words; None when all are whole."""
-    for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"file {name} is missing"
-        if path.stat().st_size != entry.size:
-            return f"file {name} has {path.stat().st_size} bytes, the manifest says {entry.size}"
-        if sha256_file(path) != entry.sha256:
-            return f"file {name} was changed: its sha256 is not the manifest's {entry.sha256[:12]}"
-    return None
+def _remove_stale(drafts: Path) -> None:
+    """Deletes drafts that a killed process left behind."""
+    now = time.time()
+    for folder in drafts.iterdir():
+        if folder.is_dir() and now - folder.stat().st_mtime > STALE_SECONDS:
+            newest = max((p.lstat().st_mtime for p in folder.rglob("*")), default=0)
+            if now - newest > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _seal(draft: Draft) -> Manifest:
-    """Hashes and syncs every file of the draft."""
-    paths = sorted(p for p in draft.folder.rglob("*") if p.is_file())
+    """Hashes every file of the draft and makes it durable."""
     files = {}
-    for path in paths:
-        with path.open("rb+") as handle:
-            handle.flush()
+    for path in sorted(draft.folder.rglob("*")):
         name = path.relative_to(draft.folder).as_posix()
-        files[name] = FileEntry(sha256=sha256_file(path), size=path.stat().st_size, logical=draft.logical.get(name))
-    if not files:
-        raise DriftError(f"the draft of {draft.spec.kind} holds no file")
+        if path.is_symlink() or not (path.is_dir() or path.is_file()) or not is_plain(name):
+            raise DriftError(
+                f"the draft of {draft.spec.kind} holds {name}, which is a link or has a reserved name",
+                why="An artifact must hold its own bytes.",
+                cure="copy the file into the draft",
+            )
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            sync_file(path)
+            size, logical = path.stat().st_size, draft.logical.get(name)
+            files[name] = FileEntry(sha256=sha256_file(path), size=size, logical=logical)
+    sync_folder(draft.folder)
+    if not files or not files.keys() >= draft.logical.keys():
+        raise DriftError(
+            f"the draft of {draft.spec.kind} lacks {', '.join({*draft.logical} - {*files}) or 'every file'}"
+        )
     return Manifest(
         kind=draft.spec.kind, fingerprint=draft.spec.fingerprint, config=draft.spec.config, code=draft.spec.code,
         parents=draft.spec.parents, files=files, counts=draft.counts,

@@ -109,7 +109,7 @@ def _index(db: sa.Connection, manifest: Manifest) -> None:
             digest=ref.digest,
             kind=ref.kind,
             fingerprint=ref.fingerprint,
-            size_bytes=sum(entry.size for entry in manifest.files.values()),
+            size_bytes=manifest.size_bytes,
             counts=json.dumps(dict(manifest.counts)),
             created_at=manifest.created_at,
         )

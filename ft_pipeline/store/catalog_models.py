@@ -35,7 +35,7 @@ class ModelVersions(Database):
                 _ensure(db, base_models, digest=new.base_digest, name="", created_at=row["created_at"])
                 _ensure(db, dataset_versions, digest=new.dataset_digest, created_at=row["created_at"])
                 row["version"] = _next_version(db, new)
-                known = db.execute(sa.insert(model_versions).values(row)).inserted_primary_key[0]
+                known = _insert(db, model_versions, row)
             return version_of(db, known)
 
     def attest(self, model_id: int, registered_digest: str) -> None:
@@ -96,7 +96,7 @@ class ModelVersions(Database):
                 return newest.id
             _ensure(db, base_models, digest=base_digest, name="", created_at=now())
             values = row | {"passed": int(passed), "report_digest": report_digest, "created_at": now()}
-            return db.execute(sa.insert(eval_reports).values(values)).inserted_primary_key[0]
+            return _insert(db, eval_reports, values)
 
 
 def stage_column(model_id: Any) -> Any:
@@ -130,8 +130,10 @@ def _versions(db: sa.Connection, *where: Any) -> list[ModelVersion]:
 
 
 def _version(row: Any) -> ModelVersion:
-    modules = row["lora_modules"]
-    return ModelVersion(**{**row, "lora_modules": None if modules is None else tuple(json.loads(modules))})
+    values: dict[str, Any] = dict(row)
+    if values["lora_modules"] is not None:
+        values["lora_modules"] = tuple(json.loads(values["lora_modules"]))
+    return ModelVersion(**values)
 
 
 def _named(versions: list[ModelVersion], name: ModelName) -> ModelVersion | None:
@@ -148,6 +150,10 @@ def _next_version(db: sa.Connection, new: NewModel) -> int:
         model_versions.c.tenant == new.tenant, model_versions.c.name == new.name
     )
     return (db.execute(highest).scalar() or 0) + 1
+
+
+def _insert(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:
+    return db.execute(sa.insert(table).values(row).returning(table.c.id)).scalar_one()
 
 
 def _ensure(db: sa.Connection, table: sa.Table, **row: str) -> None:

@@ -200,8 +200,9 @@ def _append(db: sa.Connection, model: ModelVersion, values: dict[str, Any]) -> T
 
 def _rows(db: sa.Connection, *where: Any) -> list[Transition]:
     label = model_versions.c.tenant + "/" + model_versions.c.name + "@" + sa.cast(model_versions.c.version, sa.Text)
-    query = sa.select(transitions, label.label("model")).join(model_versions).where(*where).order_by(transitions.c.seq)
-    return [Transition(**{k: v for k, v in row.items() if k != "model_id"}) for row in db.execute(query).mappings()]
+    columns = [c for c in transitions.c if c.name != "model_id"]
+    query = sa.select(*columns, label.label("model")).join_from(transitions, model_versions).where(*where)
+    return [Transition(**row._asdict()) for row in db.execute(query.order_by(transitions.c.seq))]
 
 
 def _deploy(db: sa.Connection, pool: str, model: ModelVersion) -> None:

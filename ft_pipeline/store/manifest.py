@@ -9,7 +9,7 @@ from typing import Any
 
 from ft_pipeline.errors import IntegrityError
 from ft_pipeline.store.fingerprint import canonical_json, sha256_json
-from ft_pipeline.store.paths import artifact_path
+from ft_pipeline.store.paths import MANIFEST, artifact_path
 
 FORMAT = 1
 
@@ -93,6 +93,16 @@ class Manifest:
         return sha256_json(self.identity())
 
     @property
+    def content_sha256(self) -> str:
+        """Digest of the exact bytes of the files; unlike `digest` it differs between two Parquet files of equal rows."""
+        return sha256_json({name: entry.sha256 for name, entry in self.files.items()})
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(entry.size for entry in self.files.values())
+
+    @property
     def ref(self) -> Ref:
         """The reference that children record."""
         return Ref(kind=self.kind, fingerprint=self.fingerprint, digest=self.digest)
@@ -108,6 +118,11 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
     try:
         body = json.loads(data)
         seal, digest, version = body.pop("seal"), body.pop("digest"), body.pop("format")
+        if version != FORMAT:
+            raise IntegrityError(
+                f"{origin} has format {version!r}, this version reads {FORMAT}",
+                cure="use the ft-pipeline that wrote it",
+            )
         manifest = Manifest(
             kind=body["kind"],
             fingerprint=body["fingerprint"],
@@ -119,14 +134,10 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
             created_at=body["created_at"],
             execution=body["execution"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"{origin} is not a manifest: {error}", why="An artifact without a whole manifest does not exist."
         ) from None
-    if version != FORMAT:
-        raise IntegrityError(
-            f"{origin} has format {version!r}, this version reads {FORMAT}", cure="use the ft-pipeline that wrote it"
-        )
     whole = {"format": version, **body, "digest": digest}
     if seal != sha256_json(whole) or digest != manifest.digest or data != manifest.to_bytes():
         raise IntegrityError(
@@ -134,4 +145,23 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
             why="Its seal does not match its content.",
             cure="restore it from a backup, or delete the folder and run the recipe again",
         )
+    _require_sound(manifest, origin)
     return manifest
+
+
+def is_plain(name: str) -> bool:
+    """True for a relative name that stays below its folder and is not the manifest's own."""
+    parts = name.split("/")
+    return not ({"", ".", ".."} & set(parts) or "\\" in name or "\0" in name or name == MANIFEST)
+
+
+def _require_sound(manifest: Manifest, origin: str) -> None:
+    """A seal can be made by anybody: the place must follow from the inputs, and no file may lie outside the folder."""
+    inputs = Spec(kind=manifest.kind, config=manifest.config, parents=manifest.parents, code=manifest.code)
+    if manifest.fingerprint != inputs.fingerprint:
+        raise IntegrityError(
+            f"{origin} has fingerprint {manifest.fingerprint[:12]}, its inputs give {inputs.fingerprint[:12]}",
+            why="An artifact's place follows from its kind, config, parents and code.",
+        )
+    if outside := [name for name in manifest.files if not is_plain(name)]:
+        raise IntegrityError(f"{origin} lists {outside[0]!r}, which is not a file below its folder")

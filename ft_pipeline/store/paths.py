@@ -22,11 +22,26 @@ ROOM_OF = {
 """Kind of artifact -> the room that makes it: the storage prefix."""
 
 MANIFEST = "manifest.json"
+DRAFTS = ".drafts"
+PROBE = ".conditional-put-probe"
 
 
 def artifact_path(kind: str, fingerprint: str) -> str:
     """`room/kind/fingerprint`, relative to the store's root: the same on every machine, disk and bucket."""
     return f"{ROOM_OF[kind]}/{kind}/{fingerprint}"
+
+
+def content_path(artifact: str, content_sha256: str) -> str:
+    """Where the files of an artifact in a bucket are: below a digest of their bytes, so that a second run overwrites nothing.
+
+    On a disk they are beside the manifest, because a folder is renamed as a whole.
+    """
+    return f"{artifact}/{content_sha256}"
+
+
+def drafts_folder(root: str, work: Path) -> Path:
+    """Where drafts are made: on a disk below the store's root, so that a rename publishes them; for a bucket below `work`."""
+    return work / "drafts" if "://" in root else Path(root) / DRAFTS
 
 
 def under(root: str, *parts: str) -> str:

@@ -20,16 +20,16 @@ def upgrade() -> None:
         op.get_bind().exec_driver_sql(statement)
 
 
-def _text(name: str, *rules: object, null: bool = False, key: bool = False) -> sa.Column:
+def _text(name: str, *rules: sa.ForeignKey, null: bool = False, key: bool = False) -> sa.Column:
     return sa.Column(name, sa.Text, *rules, nullable=null, primary_key=key)
 
 
-def _number(name: str, *rules: object, null: bool = False) -> sa.Column:
+def _number(name: str, *rules: sa.ForeignKey, null: bool = False) -> sa.Column:
     return sa.Column(name, sa.Integer, *rules, nullable=null)
 
 
-def _to(target: str, **options: str) -> sa.ForeignKey:
-    return sa.ForeignKey(target, **options)
+def _to(target: str, ondelete: str | None = None) -> sa.ForeignKey:
+    return sa.ForeignKey(target, ondelete=ondelete)
 
 
 def _hex(dialect: str, *columns: str) -> list[sa.CheckConstraint]:
