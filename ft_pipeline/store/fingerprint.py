@@ -57,16 +57,17 @@ def code_digest(*sources: Path) -> str:
 
 
 def _meaning(path: Path) -> list[str]:
-    """The tokens of a file without comments, docstrings and layout."""
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.ENDMARKER}
+    """The tokens of a file without comments, docstrings (strings that are whole statements) and layout."""
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
+    blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}
+    read = tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)
+    tokens = [t for t in read if t.type not in layout]
     words: list[str] = []
     starts_statement = True
-    for token in tokenize.tokenize(io.BytesIO(path.read_bytes()).readline):
-        if token.type == tokenize.STRING and starts_statement:
-            continue
-        if token.type in (tokenize.INDENT, tokenize.DEDENT):
-            words.append("{" if token.type == tokenize.INDENT else "}")
-        elif token.type not in skipped:
-            words.append(token.string)
-        starts_statement = token.type in skipped | {tokenize.INDENT, tokenize.DEDENT}
+    for token, follower in zip(tokens, [*tokens[1:], None], strict=True):
+        ends_statement = follower is None or follower.type == tokenize.NEWLINE
+        is_docstring = token.type == tokenize.STRING and starts_statement and ends_statement
+        if not is_docstring and token.type != tokenize.NEWLINE:
+            words.append(blocks.get(token.type, token.string))
+        starts_statement = token.type in {tokenize.NEWLINE, *blocks}
     return words
