@@ -59,15 +59,15 @@ def code_digest(*sources: Path) -> str:
 def _meaning(path: Path) -> list[str]:
     """The tokens of a file without comments, docstrings (strings that are whole statements) and layout."""
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
-    blocks = {tokenize.INDENT: "{", tokenize.DEDENT: "}"}
+    written = {tokenize.NEWLINE: ";", tokenize.INDENT: "{", tokenize.DEDENT: "}"}
     read = tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)
     tokens = [t for t in read if t.type not in layout]
     words: list[str] = []
-    starts_statement = True
+    starts_statement, was_docstring = True, False
     for token, follower in zip(tokens, [*tokens[1:], None], strict=True):
         ends_statement = follower is None or follower.type == tokenize.NEWLINE
         is_docstring = token.type == tokenize.STRING and starts_statement and ends_statement
-        if not is_docstring and token.type != tokenize.NEWLINE:
-            words.append(blocks.get(token.type, token.string))
-        starts_statement = token.type in {tokenize.NEWLINE, *blocks}
+        if not is_docstring and not was_docstring:
+            words.append(written.get(token.type, token.string))
+        starts_statement, was_docstring = token.type in written, is_docstring
     return words

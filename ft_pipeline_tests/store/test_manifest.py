@@ -137,3 +137,5 @@ def test_comments_and_layout_are_no_code(tmp_path: Path) -> None:
     assert digest("def f():\n    '''Doc.'''\n    return 1\n") == digest("def f():\n    '''Other.'''\n    return 1\n")
     assert digest("f(\n    'a',\n    'b',\n)\n") == digest("f('a', 'b',)\n")
     assert digest("f(\n    'a'\n)\n") != digest("f(\n    'b'\n)\n")
+    assert digest("x = 1\n-y\n") != digest("x = 1 - y\n")
+    assert digest("'%d' % f()\n") != digest("'%s' % f()\n")
