@@ -40,6 +40,8 @@ class Policy:
     """How many more harmless prompts than the base the adapter may refuse."""
     heuristic_safety: Literal["allowed", "capped"]
     """`capped`: what a phrase list measured is at most INCONCLUSIVE."""
+    auto_promote: bool = False
+    """A PASS goes to production by itself, approved by `policy:NAME`; otherwise it waits in staging for a person."""
 
     def __post_init__(self) -> None:
         if not 0.5 < self.confidence < 1:

@@ -72,15 +72,18 @@ def lineage(links: list[Link]) -> list[dict[str, Any]]:
 
 
 def text_tree(root: Link) -> str:
-    """The tree in text, one artifact a line: role, kind, first 12 digits of the digest."""
-    return "\n".join([_line(root), *_branches(root, "")])
+    """The tree in text, one artifact a line: role, kind, first 12 digits of the digest. A shared ancestor is drawn once."""
+    return "\n".join([_line(root), *_branches(root, "", set())])
 
 
-def _branches(link: Link, indent: str) -> Iterator[str]:
+def _branches(link: Link, indent: str, drawn: set[str]) -> Iterator[str]:
     for i, parent in enumerate(link.parents):
         last = i == len(link.parents) - 1
-        yield f"{indent}{'`-- ' if last else '|-- '}{_line(parent)}"
-        yield from _branches(parent, indent + ("    " if last else "|   "))
+        above = " (above)" if parent.ref.digest in drawn and parent.parents else ""
+        yield f"{indent}{'`-- ' if last else '|-- '}{_line(parent)}{above}"
+        if not above:
+            drawn.add(parent.ref.digest)
+            yield from _branches(parent, indent + ("    " if last else "|   "), drawn)
 
 
 def _line(link: Link) -> str:

@@ -50,10 +50,10 @@ def read_evidence(store: Store, ref: Ref) -> Evidence:
     path = artifact.file(VERDICTS)
     try:
         body = json.loads(path.read_bytes())
-        policy = body["policy"] if isinstance(body["policy"], dict) else {"name": body["policy"]}
+        rules = artifact.manifest.config["policy"]
         return Evidence(
-            manifest=artifact.manifest, verdict=body["verdict"], policy=policy["name"],
-            auto_promote=bool(policy.get("auto_promote", body.get("auto_promote", False))),
+            manifest=artifact.manifest, verdict=body["verdict"], policy=body["policy"],
+            auto_promote=rules.get("auto_promote", False) is True,
             reason=body.get("reason", ""), gates=tuple(body["gates"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
