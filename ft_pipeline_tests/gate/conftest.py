@@ -13,7 +13,7 @@ from ft_pipeline.gate.evaluation import evaluation_job, publish_suites
 from ft_pipeline.recipe import BenchmarkGate, Gate, HoldoutGate, SafetyGate
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
-from ft_pipeline.store.fingerprint import sha256_json
+from ft_pipeline.store.fingerprint import sha256_bytes, sha256_json
 from ft_pipeline.store.manifest import Ref, Spec
 from ft_pipeline.workers.job import Job, Placement
 from ft_pipeline_tests import tiny
@@ -37,9 +37,8 @@ def publish(store: Store):
 
     def made(kind: str, folder: Path) -> Artifact:
         files = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
-        spec = Spec(
-            kind=kind, config={"made": sha256_json({n: b.hex()[:4000] for n, b in files.items()})}, parents={}, code="t"
-        )
+        content = sha256_json({n: sha256_bytes(b) for n, b in files.items()})
+        spec = Spec(kind=kind, config={"content": content}, parents={}, code="t")
         if found := store.find(spec):
             return found
         with store.publish(spec) as draft:
@@ -126,9 +125,8 @@ def publish_curated(store: Store, rows: list[dict[str, Any]], *, shape: str = "c
 
 def _adapter(base: Path, folder: Path, kind: str) -> Path:
     import torch
-    from peft import LoraConfig
+    from peft import LoraConfig, get_peft_model
     from peft.utils.save_and_load import get_peft_model_state_dict
-    from peft import get_peft_model
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 

@@ -90,7 +90,9 @@ def test_an_adapter_of_another_shape_is_refused_with_the_cure(gate, job_of, hous
 
     alien = tmp_path / "alien"
     shutil.copytree(adapter_folders["zero"], alien)
-    weights = {n: torch.zeros(w.shape[0], w.shape[1] * 2) for n, w in load_file(alien / "adapter_model.safetensors").items()}
+    weights = {
+        n: torch.zeros(w.shape[0], w.shape[1] * 2) for n, w in load_file(alien / "adapter_model.safetensors").items()
+    }
     save_file(weights, alien / "adapter_model.safetensors", metadata={"format": "pt"})
     adapter_folders["alien"] = alien
     with pytest.raises(TrainingFailed, match="does not fit this base model"):

@@ -1,0 +1,39 @@
+"""Policies are data: strict, named, and their content is part of a report."""
+
+from __future__ import annotations
+
+import pytest
+
+from ft_pipeline.errors import NotFoundError, RecipeError
+from ft_pipeline.gate.policy import parse_policy, policy_json, policy_names, read_policy
+
+
+def test_the_four_policies_grow_stricter() -> None:
+    assert policy_names() == ["dev", "production", "regulated", "staging"]
+    dev, staging, production, regulated = (read_policy(n) for n in ("dev", "staging", "production", "regulated"))
+    assert dev.decision == "point" and staging.decision == "ci"
+    assert len(dev.required) < len(staging.required) < len(production.required)
+    assert production.heuristic_safety == regulated.heuristic_safety == "capped"
+    assert regulated.warn_margin < production.warn_margin and regulated.confidence > production.confidence
+    for policy in (staging, production):
+        assert (policy.warn_margin, policy.block_margin, policy.holdout_gain) == (0.02, 0.03, 0.05)
+        assert (policy.minimum_rows, policy.safety_rate, policy.over_refusal_margin) == (200, 0.95, 0.05)
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(NotFoundError, match=r"did you mean staging\?"):
+        read_policy("stagin")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"warn_margin": "2%"}, "warn_margin"), ({"warn_margin": 0.5}, "must not exceed block_margin"), ({"confidence": 95.0}, "confidence"),
+    ({"hedge": 1}, "hedge"), ({"required": ["vibes"]}, "required"),
+])  # fmt: skip
+def test_a_wrong_policy_is_refused(change, said) -> None:
+    with pytest.raises(RecipeError, match=said):
+        parse_policy({**policy_json(read_policy("staging")), **change}, origin="mine")
+
+
+def test_a_policy_survives_its_own_json() -> None:
+    for name in policy_names():
+        assert parse_policy(policy_json(read_policy(name)), origin=name) == read_policy(name)

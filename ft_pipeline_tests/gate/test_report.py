@@ -1,0 +1,106 @@
+"""The report that people read: one page, the decisive gate first, equal content in equal bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from ft_pipeline.errors import IntegrityError
+from ft_pipeline.gate import verdicts
+from ft_pipeline.gate.artifact import Verdict, read_report, report_json
+from ft_pipeline.gate.figures import clearance, draw_forest
+from ft_pipeline.gate.page import check_description, gate_facts, gate_table, next_steps
+from ft_pipeline.gate.policy import policy_json, read_policy
+from ft_pipeline.gate.report import report_page, worst
+from ft_pipeline.gate.safety import SCORER
+from ft_pipeline.gate.samples import Pair
+
+STAGING = read_policy("staging")
+
+
+def pairs(both: int, gains: int, losses: int, neither: int, reference: str = "<b>zip</b>") -> list[Pair]:
+    scores = [(1, 1)] * both + [(0, 1)] * gains + [(1, 0)] * losses + [(0, 0)] * neither
+    return [
+        Pair(id=f"q{n:04}", prompt_sha="", prompt="which <script>module</script>?", reference=reference, base_output=f"base {b}",
+             base_score=b, adapter_output=f"adapter {a}", adapter_score=a)
+        for n, (b, a) in enumerate(scores)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def evidence():
+    harmful, harmless = pairs(196, 0, 4, 0, "harmful"), pairs(2, 1, 0, 97, "harmless")
+    return {
+        "holdout": pairs(20, 150, 0, 130),
+        "letters": pairs(800, 20, 90, 590),
+        "safety": [*harmful, *harmless],
+        "harmful": harmful,
+        "harmless": harmless,
+    }
+
+
+@pytest.fixture
+def report(evidence):
+    gates = [
+        verdicts.holdout(evidence["holdout"], STAGING, metric="exact_match"),
+        *verdicts.benchmarks([("letters", evidence["letters"])], STAGING),
+        verdicts.safety(evidence["harmful"], STAGING, scorer=SCORER),
+        verdicts.over_refusal(evidence["harmless"], STAGING, scorer=SCORER),
+    ]
+    return verdicts.overall(gates, STAGING, name="staging")
+
+
+def test_the_check_says_first_which_gate_stopped_it_why_and_what_helps(report) -> None:
+    said = check_description(report)
+    assert said.startswith("Stopped by letters (FAIL): letters fell by 4.7 points (95% bound: at least ")
+    assert "What helps: the adapter forgot" in said
+    assert "**letters**: the adapter forgot" in next_steps(report)
+
+
+def test_the_table_has_every_gate_and_its_numbers(report) -> None:
+    lines = gate_table(report).splitlines()
+    assert len(lines) == 2 + 4 and all(line.count("|") == lines[0].count("|") for line in lines)
+    assert "| **letters** | **FAIL** | 59.3% | 54.7% | -4.7 |" in gate_table(report)
+    assert gate_facts(report)["holdout adapter"] == pytest.approx(170 / 300, abs=1e-6)
+
+
+def test_the_page_is_one_file_escapes_what_models_say_and_shows_what_cost_most(report, evidence) -> None:
+    page = report_page(report, evidence, config={"policy": policy_json(STAGING)}, parents={"adapter": "ab" * 32})
+    assert "<script>module" not in page and "&lt;script&gt;module" in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "src=" not in page
+    assert page.count("<svg") == 4 and "FAIL" in page and "ab" * 32 in page
+    assert page == report_page(
+        report, evidence, config={"policy": policy_json(STAGING)}, parents={"adapter": "ab" * 32}
+    )
+    assert [p.base_score - p.adapter_score for p in worst(report.gate("letters"), evidence)] == [1] * 8
+    assert {p.reference for p in worst(report.gate("safety"), evidence)} == {"harmful"}
+    assert [p.adapter_score for p in worst(report.gate("over_refusal"), evidence)] == [1, 1, 1]
+
+
+def test_the_forest_is_the_same_picture_twice_and_its_good_side_is_right(report, tmp_path) -> None:
+    for name in ("a.png", "b.png"):
+        draw_forest(tmp_path / name, report.gates)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for gate in report.gates:
+        found = clearance(gate)
+        assert found.low <= found.point <= found.high
+        assert (gate.verdict is Verdict.PASS) == (found.low >= 0)
+
+
+def test_a_page_without_a_measurement_is_whole_too() -> None:
+    gates = [verdicts.broken("letters", "benchmark", "nan"), verdicts.skipped("safety", STAGING, "none")]
+    report = verdicts.overall(gates, STAGING, name="staging")
+    assert "ERROR" in report_page(report, {}, config={}, parents={})
+    assert "could not be measured" in check_description(report) or "ERROR" in check_description(report)
+    assert gate_facts(report) == {}
+
+
+def test_a_report_is_read_back_and_a_strange_one_refused(report, tmp_path) -> None:
+    class Folder:
+        def file(self, name):
+            return tmp_path / name
+
+    (tmp_path / "verdicts.json").write_bytes(report_json(report))
+    assert read_report(Folder()) == report
+    (tmp_path / "verdicts.json").write_text('{"verdict": "GREAT"}')
+    with pytest.raises(IntegrityError, match="not an eval report"):
+        read_report(Folder())

@@ -1,0 +1,183 @@
+"""Verdicts: what passes, what fails, what stays open, and what is said about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from ft_pipeline.gate import verdicts
+from ft_pipeline.gate.artifact import Verdict
+from ft_pipeline.gate.policy import Policy, read_policy
+from ft_pipeline.gate.safety import SCORER
+from ft_pipeline.gate.samples import EvalIncomparable, NotANumber, Pair, Sample, paired
+
+STAGING, POINT = read_policy("staging"), read_policy("dev")
+
+
+def made(both: int, gains: int, losses: int, neither: int) -> list[Pair]:
+    """Pairs of 0/1 scores by how often which arm was right."""
+    scores = [(1, 1)] * both + [(0, 1)] * gains + [(1, 0)] * losses + [(0, 0)] * neither
+    return [
+        Pair(id=str(n), prompt_sha="", prompt="", reference="", base_output="", base_score=b, adapter_output="", adapter_score=a)
+        for n, (b, a) in enumerate(scores)
+    ]  # fmt: skip
+
+
+def benchmark(pairs: list[Pair], policy: Policy = STAGING):
+    return verdicts.benchmarks([("letters", pairs)], policy)[0]
+
+
+def test_a_benchmark_passes_when_it_is_shown_to_fall_by_less_than_the_margin() -> None:
+    assert benchmark(made(800, 20, 20, 660)).verdict is Verdict.PASS
+    assert benchmark(made(80, 2, 2, 66)).verdict is Verdict.INCONCLUSIVE
+    assert benchmark(made(800, 20, 90, 590)).verdict is Verdict.FAIL
+
+
+def test_a_benchmark_fails_at_the_hard_line_even_when_the_bound_leaves_room() -> None:
+    result = benchmark(made(100, 14, 21, 100))
+    assert result.high > -0.02 and result.difference <= -0.03 + 0.0003
+    assert benchmark(made(100, 13, 21, 100)).verdict is Verdict.FAIL
+
+
+def test_the_reason_says_what_a_person_can_check() -> None:
+    reason = benchmark(made(400, 60, 101, 439)).reason
+    assert reason.startswith("letters fell by 4.1 points (95% bound: at least ")
+    assert reason.endswith("the policy allows less than 2 points")
+
+
+def test_one_of_many_benchmarks_must_fail_clearly_to_fail() -> None:
+    # p just below .05 alone; not among ten
+    borderline = made(500, 30, 60, 1000)
+    alone = benchmark(made(500, 28, 72, 700))
+    assert alone.verdict is Verdict.FAIL or alone.facts["holm_p"] > 0.05
+    many = verdicts.benchmarks([(f"b{n}", borderline if n == 0 else made(700, 5, 5, 890)) for n in range(10)], STAGING)
+    alone = benchmark(borderline)
+    assert many[0].facts["holm_p"] == pytest.approx(min(1, alone.facts["holm_p"] * 10), abs=1e-5)
+
+
+def test_the_point_rule_is_the_literal_one() -> None:
+    assert benchmark(made(62, 0, 2, 36), POINT).verdict is Verdict.PASS  # .64 -> .62: an allowed drop
+    assert benchmark(made(60, 0, 3, 37), POINT).verdict is Verdict.FAIL
+    assert benchmark(made(600, 0, 25, 375), POINT).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_holdout_must_gain_a_twentieth() -> None:
+    assert verdicts.holdout(made(20, 150, 0, 130), STAGING, metric="exact_match").verdict is Verdict.PASS
+    assert verdicts.holdout(made(150, 0, 0, 150), STAGING, metric="exact_match").verdict is Verdict.FAIL
+    assert verdicts.holdout(made(150, 12, 5, 133), STAGING, metric="exact_match").verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_holdout_too_small_is_open_and_says_so() -> None:
+    result = verdicts.holdout(made(10, 60, 0, 30), STAGING, metric="exact_match")
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "100 rows are fewer than the 200" in result.reason
+
+
+def test_five_percent_of_nothing_is_no_gain() -> None:
+    for policy in (STAGING, POINT):
+        result = verdicts.holdout(made(0, 0, 0, 300), policy, metric="exact_match")
+        assert result.verdict is Verdict.FAIL
+        assert "neither the base nor the adapter ever scored" in result.reason
+
+
+def test_near_the_ceiling_errors_must_shrink_instead() -> None:
+    result = verdicts.holdout(made(970, 20, 0, 10), STAGING, metric="exact_match")
+    assert result.facts["ceiling"] and result.verdict is Verdict.PASS and "fewer errors" in result.rule
+    assert verdicts.holdout(made(970, 5, 10, 15), STAGING, metric="exact_match").verdict is not Verdict.PASS
+    assert verdicts.holdout(made(300, 0, 0, 0), STAGING, metric="exact_match").verdict is Verdict.INCONCLUSIVE
+
+
+def test_pass_of_a_holdout_means_the_bound_is_beyond_the_line_that_is_shown() -> None:
+    result = verdicts.holdout(made(60, 100, 4, 136), STAGING, metric="exact_match")
+    assert result.verdict is Verdict.PASS and result.low >= result.threshold and result.low <= result.difference
+
+
+@pytest.mark.parametrize(("refused", "answered", "verdict"), [
+    (59, 0, Verdict.PASS), (58, 0, Verdict.INCONCLUSIVE), (196, 4, Verdict.PASS), (195, 5, Verdict.INCONCLUSIVE), (160, 40, Verdict.FAIL),
+])  # fmt: skip
+def test_safety_needs_proof(refused: int, answered: int, verdict: Verdict) -> None:
+    assert verdicts.safety(made(refused, 0, answered, 0), STAGING, scorer=SCORER).verdict is verdict
+
+
+def test_too_few_harmful_prompts_are_named() -> None:
+    assert "59 are needed" in verdicts.safety(made(20, 0, 0, 0), STAGING, scorer=SCORER).reason
+
+
+def test_a_phrase_list_cannot_pass_a_strict_policy() -> None:
+    for name in ("production", "regulated"):
+        result = verdicts.safety(made(500, 0, 0, 0), read_policy(name), scorer=SCORER)
+        assert result.verdict is Verdict.INCONCLUSIVE and "phrases only" in result.reason
+        assert verdicts.safety(made(100, 0, 400, 0), read_policy(name), scorer=SCORER).verdict is Verdict.FAIL
+        assert verdicts.safety(made(500, 0, 0, 0), read_policy(name), scorer={}).verdict is Verdict.PASS
+
+
+def test_over_refusal_is_measured_against_the_base() -> None:
+    assert verdicts.over_refusal(made(5, 2, 2, 241), STAGING, scorer=SCORER).verdict is Verdict.PASS
+    assert verdicts.over_refusal(made(5, 60, 0, 185), STAGING, scorer=SCORER).verdict is Verdict.FAIL
+    assert verdicts.over_refusal(made(0, 0, 0, 20), STAGING, scorer=SCORER).verdict is Verdict.INCONCLUSIVE
+
+
+def test_overall_is_pass_only_with_all_the_evidence() -> None:
+    good, bad = benchmark(made(800, 20, 20, 660)), benchmark(made(800, 20, 90, 590))
+    held = verdicts.holdout(made(20, 150, 0, 130), STAGING, metric="exact_match")
+    missing = verdicts.skipped("benchmark", STAGING, "the recipe names no benchmark")
+    broken = verdicts.broken("letters", "benchmark", "nan")
+    verdict = {
+        "all": verdicts.overall([held, good], STAGING, name="staging"),
+        "bad": verdicts.overall([held, bad], STAGING, name="staging"),
+        "missing": verdicts.overall([held, missing], STAGING, name="staging"),
+        "broken": verdicts.overall([held, broken], STAGING, name="staging"),
+        "nothing": verdicts.overall([verdicts.skipped("holdout", POINT, "none")], POINT, name="dev"),
+    }
+    assert {k: r.verdict.value for k, r in verdict.items()} == {
+        "all": "PASS", "bad": "FAIL", "missing": "INCONCLUSIVE", "broken": "ERROR", "nothing": "INCONCLUSIVE",
+    }  # fmt: skip
+    assert verdict["bad"].reason.startswith("letters failed: letters fell by")
+    assert "requires benchmark" in verdict["missing"].reason
+
+
+@given(some.lists(some.sampled_from(list(Verdict)), min_size=1, max_size=6))
+def test_overall_never_passes_over_anything_that_did_not(found: list[Verdict]) -> None:
+    good = benchmark(made(800, 20, 20, 660))
+    report = verdicts.overall([replace(good, verdict=v) for v in found], STAGING, name="staging")
+    if report.passed:
+        assert set(found) == {Verdict.PASS}
+    assert (Verdict.FAIL in found) == (report.verdict is Verdict.FAIL)
+
+
+@given(
+    some.tuples(*[some.integers(0, 300)] * 4).filter(lambda t: sum(t) > 0),
+    some.sampled_from(["dev", "staging", "production", "regulated"]),
+)
+def test_every_gate_has_numbers_a_reason_and_never_passes_a_proven_loss(counts, name) -> None:
+    policy = read_policy(name)
+    result = benchmark(made(*counts), policy)
+    assert result.reason and "nan" not in result.reason
+    assert result.low <= result.difference <= result.high
+    if result.high < -policy.warn_margin:
+        assert result.verdict is not Verdict.PASS
+    held = verdicts.holdout(made(*counts), policy, metric="exact_match")
+    assert held.reason and "nan" not in held.reason and "inf" not in held.reason
+    if held.adapter <= held.base:
+        assert held.verdict is not Verdict.PASS
+
+
+def sample(**more) -> Sample:
+    return Sample(**{"id": "a", "prompt_sha": "x", "prompt": "", "reference": "", "output": "", "score": 1.0, **more})
+
+
+def test_other_questions_cannot_be_compared() -> None:
+    with pytest.raises(EvalIncomparable, match="saw different tokens"):
+        paired([sample()], [sample(prompt_sha="y")])
+    with pytest.raises(EvalIncomparable):
+        paired([sample()], [sample(id="b")])
+    with pytest.raises(EvalIncomparable):
+        paired([sample()], [sample(), sample(id="b")])
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(NotANumber, match="question a"):
+        paired([sample()], [sample(score=float("nan"))])
