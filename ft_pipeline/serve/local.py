@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils.logging import disable_progress_bar
 
 from ft_pipeline.errors import FtError, IntegrityError, UserError
 from ft_pipeline.serve.batching import Batcher, Row
@@ -29,6 +30,7 @@ class PeftServer:
     def __init__(self, base: Artifact, *, threads: int = 2, max_adapters: int = 8, max_rows: int = 16) -> None:
         """Loads a verified `base_model` artifact, or a fully fine-tuned model that has the same files."""
         torch.set_num_threads(threads)
+        disable_progress_bar()
         self.base = base
         self._model: Any = AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto").eval()
         self._tokenizers: dict[str | None, Any] = {None: AutoTokenizer.from_pretrained(base.folder)}
@@ -107,25 +109,29 @@ class PeftServer:
         ids = named if isinstance(named, list) else [named]
         return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
-    @torch.inference_mode()
     def _decode(self, rows: list[Row]) -> None:
-        """Decodes rows to their ends, one forward pass a token for all of them, left-padded."""
+        """Decodes rows to their ends under the lock."""
         if not rows:
             return
         with self._lock:
             for key in dict.fromkeys(row.adapter for row in rows if row.adapter):
                 self._load(key)
-            ids, mask = _left_padded([row.prompt_tokens for row in rows])
-            cache, samplers = DynamicCache(), [Sampler(row.request) for row in rows]
-            while True:
-                logits = self._logits(ids, mask, cache=cache, adapters=[row.adapter for row in rows])
-                tokens = [sampler.choose(row) for sampler, row in zip(samplers, logits, strict=True)]
-                for row, token in zip(rows, tokens, strict=True):
-                    row.push(token)
-                if all(row.finish for row in rows):
-                    return
-                ids = torch.tensor(tokens)[:, None]
-                mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            self._generate(rows)
+
+    @torch.inference_mode()
+    def _generate(self, rows: list[Row]) -> None:
+        """One forward pass a token for all rows, left-padded."""
+        ids, mask = _left_padded([row.prompt_tokens for row in rows])
+        cache, samplers = DynamicCache(), [Sampler(row.request) for row in rows]
+        while True:
+            logits = self._logits(ids, mask, cache=cache, adapters=[row.adapter for row in rows])
+            tokens = [sampler.choose(row) for sampler, row in zip(samplers, logits, strict=True)]
+            for row, token in zip(rows, tokens, strict=True):
+                row.push(token)
+            if all(row.finish for row in rows):
+                return
+            ids = torch.tensor(tokens)[:, None]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
 
     def _logits(
         self, ids: torch.Tensor, mask: torch.Tensor, *, cache: DynamicCache, adapters: Sequence[str | None]
@@ -160,7 +166,7 @@ class PeftServer:
             self._model = self._model.unload()
         else:
             other = next(k for k in self._loaded if k != key)
-            self._model.set_adapter(peft_name(other))
+            self._model.set_adapter(peft_name(other), inference_mode=True)
             self._model.delete_adapter(peft_name(key))
         del self._loaded[key]
 

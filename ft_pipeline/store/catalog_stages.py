@@ -32,7 +32,7 @@ class Stages(ModelVersions):
 
         staging and production need a passed report on the version's own base (left out: the newest), production an approval by
         somebody other than the actor; a policy approves as `policy:<name or sha>`. The version that was in production before
-        is archived in the same step, and its places in pools pass to the new one, so that a name is never unserved.
+        is archived in the same step, and its places in pools of the new one's base pass to the new one.
         Raises UserError (illegal move), GateRefused (missing evidence or approval).
         """
         with self.write() as db:
@@ -48,7 +48,7 @@ class Stages(ModelVersions):
             values = {"from_stage": model.stage, "to_stage": to_stage, "report_id": report_id, "reason": reason}
             row = _append(db, model, {**values, "actor": actor, "approved_by": approved_by})
             for pool in places:
-                _deploy(db, pool, version_of(db, model_id))
+                _take_over(db, pool, version_of(db, model_id))
             return row
 
     def history(self, of: str | int) -> list[Transition]:
@@ -203,6 +203,12 @@ def _rows(db: sa.Connection, *where: Any) -> list[Transition]:
     columns = [c for c in transitions.c if c.name != "model_id"]
     query = sa.select(*columns, label.label("model")).join_from(transitions, model_versions).where(*where)
     return [Transition(**row._asdict()) for row in db.execute(query.order_by(transitions.c.seq))]
+
+
+def _take_over(db: sa.Connection, pool: str, model: ModelVersion) -> None:
+    """Deploys into a pool that served the version before. A version on a new base needs a pool of that base: none is given."""
+    if db.execute(sa.select(pools.c.base_digest).where(pools.c.id == pool)).scalar() == model.base_digest:
+        _deploy(db, pool, model)
 
 
 def _deploy(db: sa.Connection, pool: str, model: ModelVersion) -> None:
