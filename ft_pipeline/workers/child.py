@@ -23,8 +23,12 @@ Body = Callable[[Job, Store, Mailbox], None]
 
 
 def run_child(body: Body, argv: list[str]) -> int:
-    """The exit code of one job: 0, 42 or 75. An unexpected exception is a crash: traceback in the log, exit 1."""
-    die_with_parent()
+    """The exit code of one job: 0, 42 or 75. An unexpected exception is a crash: traceback in the log, exit 1.
+
+    argv: the program, job.json, and optionally the process id of the parent that must outlive it.
+    """
+    if len(argv) > 2:
+        die_with_parent(int(argv[2]))
     job = read_job(Path(argv[1]))
     mailbox = Mailbox(job.folder / "messages.jsonl")
     try:
@@ -42,10 +46,13 @@ def run_child(body: Body, argv: list[str]) -> int:
     return COMPLETE
 
 
-def die_with_parent() -> None:
-    """Asks Linux for a SIGTERM when the parent dies, so that a killed orchestrator leaves no trainer behind (scenario 6)."""
+def die_with_parent(parent: int) -> None:
+    """Asks Linux for a SIGTERM when the parent dies, so that a killed orchestrator leaves no trainer behind (scenario 6).
+
+    Process ids are compared, not `getppid() == 1`: in a container the parent may well be process 1.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() == 1:
+        if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)

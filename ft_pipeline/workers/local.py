@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -34,14 +35,12 @@ class LocalWorker:
 
         Raises TrainingFailed (exit 42 or a crash), Interrupted (exit 75: run again to resume), UserError (another run holds the folder).
         """
-        if found := self.store.find(job.spec):
-            log(
-                listener,
-                f"reused {job.spec.kind} {found.ref.digest[:12]}: same inputs, nothing to compute",
-                reused=True,
-            )
+        if found := self._found(job, listener):
             return found
         with exclusive(job.folder) as lock:
+            # the process that held the lock may have published it meanwhile
+            if found := self._found(job, listener):
+                return found
             code = self._run_child(job, listener, lock)
         if outcome_of(code) is not Outcome.COMPLETE:
             raise _failure(job, code)
@@ -52,12 +51,18 @@ class LocalWorker:
             )
         return made
 
+    def _found(self, job: Job, listener: Listener) -> Artifact | None:
+        if found := self.store.find(job.spec):
+            text = f"reused {job.spec.kind} {found.ref.digest[:12]}: same inputs, nothing to compute"
+            log(listener, text, reused=True)
+        return found
+
     def _run_child(self, job: Job, listener: Listener, lock: int) -> int:
         messages = job.folder / "messages.jsonl"
         offset = messages.stat().st_size if messages.exists() else 0
         with (job.folder / "log.txt").open("ab") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", job.module, str(job.write())],
+                [sys.executable, "-m", job.module, str(job.write()), str(os.getpid())],
                 stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                 env=child_environment(self.settings), pass_fds=(lock,),
             )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Packages a complete run as an adapter that PEFT and vLLM load: tensors, config, tokenizer and template of the base. No torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import IntegrityError
+from ft_pipeline.finetune.artifact import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    COMPLETION,
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    adapter_spec,
+    base_name,
+    read_completion,
+)  # fmt: skip
+from ft_pipeline.store.artifacts import Artifact, Store
+
+TOKENIZER_FILES = (
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "special_tokens_map.json", "spiece.model",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+TRAINED_FILES = (ADAPTER_WEIGHTS, MODEL_WEIGHTS, MODEL_CONFIG, "generation_config.json", COMPLETION)
+
+
+def package(store: Store, *, checkpoints: Artifact, base: Artifact, base_uri: str) -> Artifact:
+    """The `adapter` of a complete run, found when it was packaged before.
+
+    Raises IntegrityError for a run without proof of completion and for an adapter that changes nothing.
+    """
+    shards = checkpoints.manifest.parents["shards"]
+    spec = adapter_spec(base_uri, checkpoints=checkpoints.ref, shards=shards, base=base.ref)
+    if found := store.find(spec):
+        return found
+    proof = read_completion(checkpoints)
+    refuse_empty(checkpoints)
+    with store.publish(spec) as draft:
+        for source, names in ((base, TOKENIZER_FILES), (checkpoints, TRAINED_FILES)):
+            _copy(source, names, draft.folder)
+        if ADAPTER_CONFIG in checkpoints.manifest.files:
+            config = adapter_config(checkpoints, base_name=base_name(base_uri), revision=base.ref.digest)
+            (draft.folder / ADAPTER_CONFIG).write_text(json.dumps(config, sort_keys=True, indent=1))
+        draft.counts.update(steps=proof.steps, rows=proof.rows)
+    assert draft.artifact is not None
+    return draft.artifact
+
+
+def adapter_config(checkpoints: Artifact, *, base_name: str, revision: str) -> dict[str, Any]:
+    """PEFT's config with the base model by name and digest: PEFT itself writes `"revision": null`."""
+    config = json.loads(checkpoints.file(ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return {**config, "base_model_name_or_path": base_name, "revision": revision}
+
+
+def refuse_empty(checkpoints: Artifact) -> None:
+    """Raises IntegrityError when every lora_B is zero: B A changes nothing, and serving would not notice (DeepSpeed#3620)."""
+    if ADAPTER_WEIGHTS not in checkpoints.manifest.files:
+        return
+    if not any(norm > 0 for norm in _lora_b_peaks(checkpoints.file(ADAPTER_WEIGHTS))):
+        raise IntegrityError(
+            f"{checkpoints.ref.path} holds an adapter that changes nothing: every lora_B is zero",
+            why="It would be served and gated as if it had been trained.",
+            cure="look at the loss curve: the optimizer never stepped, or the learning rate is 0",
+        )
+
+
+def _lora_b_peaks(path: Path) -> list[float]:
+    import numpy as np
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return [float(np.abs(file.get_tensor(name)).max()) for name in file.keys() if ".lora_B." in name]  # noqa: SIM118
+
+
+def _copy(source: Artifact, names: tuple[str, ...], folder: Path) -> None:
+    for name in names:
+        if name in source.manifest.files:
+            shutil.copyfile(source.file(name), folder / name)

@@ -1,0 +1,156 @@
+"""The nouns of the room: `checkpoints` (trained tensors with proof that the run is complete) and `adapter` (what is served)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.encode.artifact import statistics
+from ft_pipeline.errors import IntegrityError, RecipeError
+from ft_pipeline.recipe import STRICT, Finetune, Recipe, identity
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.fingerprint import code_digest
+from ft_pipeline.store.manifest import Ref, Spec
+
+CHECKPOINTS_KIND = "checkpoints"
+ADAPTER_KIND = "adapter"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
+LOSSES = "losses.jsonl"
+"""One line a step: {step, loss, grad_norm, learning_rate, tokens, trained_tokens}; with validation_loss where one was measured."""
+COMPLETION = "completion.json"
+RUNTIME = ("attention.py", "batches.py", "boundary.py", "loop.py", "main.py", "methods", "model.py", "schedule.py")
+"""The files that decide the bytes. Checkpoints, signals and metrics do not: a resumed run ends in the same bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """The proof that a run was trained to its end: what `completion.json` holds."""
+
+    __pydantic_config__ = STRICT
+    planned_steps: int
+    steps: int
+    windows_consumed: int
+    sampler_exhausted: bool
+    """True when the windows that are left do not fill another step."""
+    rows: int
+    """Distinct rows that the model saw."""
+    row_ids_sha256: str
+    """Digest of the sorted ids of those rows."""
+    trained_tokens: int
+    """Over all epochs."""
+    validation_loss: float | None
+    """Mean negative log-likelihood per trained token in nats, None without validation rows."""
+    validation_loss_before: float | None
+    boundary: dict[str, Any]
+    """What the packed-against-single check found before the first step."""
+
+
+def checkpoints_spec(section: Finetune, *, shards: Ref, base: Ref) -> Spec:
+    """What trained tensors are made of."""
+    here = Path(__file__).parent
+    return Spec(
+        kind=CHECKPOINTS_KIND,
+        config=identity(section),
+        parents={"shards": shards, "base": base},
+        code=code_digest(*(here / name for name in RUNTIME)),
+    )
+
+
+def adapter_spec(base_uri: str, *, checkpoints: Ref, shards: Ref, base: Ref) -> Spec:
+    """What a served adapter is made of: the tensors, the base model's tokenizer and template, the base model's name."""
+    return Spec(
+        kind=ADAPTER_KIND,
+        config={"base_name": base_name(base_uri)},
+        parents={"checkpoints": checkpoints, "base": base, "shards": shards},
+        code=code_digest(Path(__file__).parent / "adapter.py"),
+    )
+
+
+def base_name(uri: str) -> str:
+    """The name of a base model without its location: `owner/name` on the Hub, else the last folder."""
+    scheme, _, path = uri.rstrip("/").rpartition("://")
+    parts = path.partition("@")[0].split("/")
+    return "/".join(parts[-2:]) if scheme == "hf" else parts[-1]
+
+
+def read_completion(artifact: Artifact) -> Completion:
+    """The proof of an artifact. Raises IntegrityError when it proves nothing."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found = TypeAdapter(Completion).validate_json(artifact.file(COMPLETION).read_bytes())
+    except ValidationError as error:
+        raise IntegrityError(f"{artifact.ref.path}/{COMPLETION} is no proof of completion: {error}") from None
+    if found.steps != found.planned_steps or not found.sampler_exhausted:
+        raise IntegrityError(
+            f"{artifact.ref.path} stopped after {found.steps} of {found.planned_steps} steps",
+            why="A half-trained adapter looks like a whole one; it is never packaged or served.",
+            cure="run the recipe again: it resumes from the newest checkpoint",
+        )
+    return found
+
+
+def read_losses(artifact: Artifact) -> list[dict[str, Any]]:
+    """The whole trajectory, one entry a step."""
+    return [json.loads(line) for line in artifact.file(LOSSES).read_text(encoding="utf-8").splitlines()]
+
+
+def refuse_unsupported(recipe: Recipe) -> None:
+    """Raises RecipeError for what this version cannot train, before anything is computed."""
+    section = recipe.finetune
+    if section.method == "dpo":
+        raise RecipeError(
+            "finetune.method dpo is not in this version: preference training arrives with a later one",
+            why="The recipe is valid and stays so; only running it is refused.",
+            cure="method: sft on the chosen answers",
+        )
+    if section.beta is not None:
+        raise RecipeError(f"finetune.beta {section.beta} belongs to dpo, not to {section.method}", cure="leave it out")
+    if section.epochs < 1 or section.windows_per_micro < 1:
+        raise RecipeError(
+            f"epochs {section.epochs} and windows_per_micro {section.windows_per_micro} must be at least 1"
+        )
+    if not 0 <= section.warmup_share < 1:
+        raise RecipeError(f"finetune.warmup_share {section.warmup_share} must be at least 0 and below 1")
+    if section.lora is not None:
+        _refuse_lora(recipe)
+
+
+def _refuse_lora(recipe: Recipe) -> None:
+    lora = recipe.finetune.lora
+    if lora is None:
+        return
+    if lora.quantize != "none":
+        raise RecipeError(
+            f"finetune.lora.quantize {lora.quantize} is not in this version: quantised base weights need a CUDA worker",
+            cure="quantize: none, with dtype: bfloat16",
+        )
+    if lora.targets != "all-linear" and {"lm_head", "embed_tokens"} & set(lora.targets):
+        raise RecipeError(
+            f"finetune.lora.targets {list(lora.targets)} hold the head or the embedding",
+            why="Serving engines drop an adapter on them without a word, so the served model would not be the gated one.",
+            cure="all-linear, or names of projections",
+        )
+    if lora.rank < 1 or lora.alpha < 1 or not 0 <= lora.dropout < 1:
+        raise RecipeError(f"finetune.lora rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout} cannot be used")
+
+
+def refuse_misfit(section: Finetune, *, shards: Artifact, base: Artifact) -> None:
+    """Raises RecipeError when the shards do not fill one step or their rows are longer than the base model reads."""
+    windows = shards.manifest.counts["train_windows"]
+    if windows < section.windows_per_step:
+        raise RecipeError(
+            f"finetune.windows_per_step {section.windows_per_step} is more than the {windows} windows of the training split",
+            why="An epoch would not hold one optimizer step.",
+            cure=f"windows_per_step {max(1, windows // 4)}, a smaller encode.window_tokens, or more rows",
+        )
+    reads = json.loads(base.file(MODEL_CONFIG).read_text(encoding="utf-8")).get("max_position_embeddings")
+    longest = statistics(shards)["longest_row_tokens"]
+    if reads is not None and longest > reads:
+        raise RecipeError(
+            f"a row has {longest} tokens, the base model reads {reads}",
+            cure=f"encode.window_tokens of at most {reads}",
+        )
