@@ -1,7 +1,5 @@
 """The door of acquire: raw rows, the base that a model line trains on, and the base that is out there now."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from ft_pipeline.acquire import base_model as bases

@@ -40,7 +40,13 @@ def promote(name: str, *, to_stage: str | None, approved_by: str | None, reason:
     house = resources.open_house()
     model = house.catalog.model(name)
     moved = promotion.promote(
-        house.catalog, model, to_stage, actor=house.settings.actor, approved_by=approved_by, reason=reason
+        house.catalog,
+        model,
+        to_stage,
+        store=house.store,
+        actor=house.settings.actor,
+        approved_by=approved_by,
+        reason=reason,
     )
     table([asdict(moved)], as_json=as_json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -68,7 +69,7 @@ def start_server(settings: Settings, port: int) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "ft_pipeline.serve.main", str(port)],
+            [sys.executable, "-m", "ft_pipeline.serve.main", str(port), str(os.getpid())],
             stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=child_environment(settings),
         )  # fmt: skip
     until = time.monotonic() + START_SECONDS

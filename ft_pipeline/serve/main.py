@@ -68,10 +68,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def main(argv: list[str]) -> int:
-    """The child of `client.running_server`: `python -m ft_pipeline.serve.main PORT`; ends with its parent."""
+    """The child of `client.running_server`: `python -m ft_pipeline.serve.main PORT PARENT`; ends with its parent."""
     from ft_pipeline.workers.child import die_with_parent
 
-    die_with_parent()
+    die_with_parent(int(argv[2]))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         serve(settings_module.load(), port=int(argv[1]))
