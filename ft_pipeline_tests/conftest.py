@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -116,9 +117,10 @@ def new_postgres_url() -> Iterator[Callable[[], str]]:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         return url.set(database=name).render_as_string(hide_password=False)
 
+    with engine.connect() as connection:  # stopping a server with 20 new databases syncs for 50 s otherwise
+        connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")
+        connection.exec_driver_sql("SELECT pg_reload_conf()")
     yield new
-    with engine.connect() as connection:  # the server waits for open connections when it is stopped
-        connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%%'")
     engine.dispose()
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)

@@ -31,6 +31,8 @@ class Metrics:
     mirror: Mirror | None = None
     attempt: int = 1
     started: float = field(default_factory=time.monotonic)
+    training_seconds: float = 0
+    """Of this attempt's steps alone, without start and validation."""
     tokens: int = 0
     done_steps: int = 0
     first_step: int = 0
@@ -46,15 +48,16 @@ class Metrics:
         """Writes one step down."""
         self.done_steps += 1
         self.tokens += entry["tokens"]
+        self.training_seconds += seconds
         speed = {"seconds": round(seconds, 4), "tokens_per_second": round(entry["tokens"] / max(seconds, 1e-9), 1)}
         line = canonical_json({**entry, **speed, "attempt": self.attempt})
         with (self.folder / METRICS).open("ab") as file:
             file.write(line + b"\n")
-        rest = (self.steps - entry["step"]) * (time.monotonic() - self.started) / self.done_steps
+        rest = (self.steps - entry["step"]) * self.training_seconds / self.done_steps
         progress(
             self.listener, "train", entry["step"], total=self.steps, unit="step",
             loss=round(entry["loss"], 4), learning_rate=entry["learning_rate"],
-            tokens_per_second=round(self.tokens / (time.monotonic() - self.started)), eta_seconds=round(rest),
+            tokens_per_second=self._speed(), eta_seconds=round(rest),
         )  # fmt: skip
         self._mirrored({**entry, **speed}, entry["step"])
 
@@ -69,11 +72,15 @@ class Metrics:
         written = (self.folder / METRICS).read_bytes().count(b"\n")
         return {
             "seconds": round(seconds, 2),
+            "training_seconds": round(self.training_seconds, 2),
             "attempts": self.attempt,
-            "tokens_per_second": round(self.tokens / seconds, 1),
+            "tokens_per_second": self._speed(),
             "steps_replayed": written - self.steps,
             "mlflow_run_id": self.mirror.run_id if self.mirror else None,
         }
+
+    def _speed(self) -> int:
+        return round(self.tokens / max(self.training_seconds, 1e-9))
 
     def _mirrored(self, entry: Mapping[str, Any], step: int) -> None:
         if self.mirror:
