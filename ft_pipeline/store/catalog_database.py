@@ -52,8 +52,12 @@ def open_database(url: str) -> Database:
     if engine.dialect.name == "sqlite" and engine.url.database:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     database = Database(engine)
-    if _revision(database) != migrations.HEAD:
-        _migrate(database)
+    try:
+        if _revision(database) != migrations.HEAD:
+            _migrate(database)
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
