@@ -200,6 +200,7 @@ def _whole_statistics(splits: dict[str, Any], rows: dict[str, list[Row]], tally:
         "trained_share": round(train["trained_tokens"] / train["tokens"], 6),
         "rejected": dict(sorted(tally.reasons.items())),
         "chat_rows": tally.chat,
+        "rows_all_splits": sum(s["rows"] for s in splits.values()),
         "end_of_turn": {"rows": tally.whole, "supervised": tally.ended},
         "longest_row_tokens": max(len(row.ids) for row in rows["train"]),
         "length_histogram": _histogram([len(row.ids) for row in rows["train"]]),

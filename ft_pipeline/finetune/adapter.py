@@ -14,9 +14,11 @@ from ft_pipeline.finetune.artifact import (
     COMPLETION,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
+    Completion,
     adapter_spec,
     base_name,
     read_completion,
+    shortfall,
 )  # fmt: skip
 from ft_pipeline.store.artifacts import Artifact, Store
 
@@ -37,6 +39,7 @@ def package(store: Store, *, checkpoints: Artifact, base: Artifact, base_uri: st
     if found := store.find(spec):
         return found
     proof = read_completion(checkpoints)
+    refuse_unfinished(checkpoints, proof)
     refuse_empty(checkpoints)
     with store.publish(spec) as draft:
         for source, names in ((base, TOKENIZER_FILES), (checkpoints, TRAINED_FILES)):
@@ -53,6 +56,16 @@ def adapter_config(checkpoints: Artifact, *, base_name: str, revision: str) -> d
     """PEFT's config with the base model by name and digest: PEFT itself writes `"revision": null`."""
     config = json.loads(checkpoints.file(ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return {**config, "base_model_name_or_path": base_name, "revision": revision}
+
+
+def refuse_unfinished(checkpoints: Artifact, proof: Completion) -> None:
+    """Raises IntegrityError for a run that did not reach its end."""
+    if lacks := shortfall(proof):
+        raise IntegrityError(
+            f"{checkpoints.ref.path} {lacks}",
+            why="A half-trained adapter looks like a whole one; it is never packaged or served.",
+            cure="run the recipe again: it resumes from the newest checkpoint",
+        )
 
 
 def refuse_empty(checkpoints: Artifact) -> None:

@@ -77,20 +77,20 @@ def base_name(uri: str) -> str:
 
 
 def read_completion(artifact: Artifact) -> Completion:
-    """The proof of an artifact. Raises IntegrityError when it proves nothing."""
+    """The proof of an artifact. Raises IntegrityError when it is none."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        found = TypeAdapter(Completion).validate_json(artifact.file(COMPLETION).read_bytes())
+        return TypeAdapter(Completion).validate_json(artifact.file(COMPLETION).read_bytes())
     except ValidationError as error:
         raise IntegrityError(f"{artifact.ref.path}/{COMPLETION} is no proof of completion: {error}") from None
-    if found.steps != found.planned_steps or not found.sampler_exhausted:
-        raise IntegrityError(
-            f"{artifact.ref.path} stopped after {found.steps} of {found.planned_steps} steps",
-            why="A half-trained adapter looks like a whole one; it is never packaged or served.",
-            cure="run the recipe again: it resumes from the newest checkpoint",
-        )
-    return found
+
+
+def shortfall(proof: Completion) -> str | None:
+    """What a run lacks to be complete, None when it was trained to its end."""
+    if proof.steps != proof.planned_steps:
+        return f"stopped after {proof.steps} of {proof.planned_steps} steps"
+    return None if proof.sampler_exhausted else f"{proof.steps} steps left windows for another one"
 
 
 def read_losses(artifact: Artifact) -> list[dict[str, Any]]:

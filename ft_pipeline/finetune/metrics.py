@@ -77,6 +77,7 @@ class Metrics:
             "tokens_per_second": self._speed(),
             "steps_replayed": written - self.steps,
             "mlflow_run_id": self.mirror.run_id if self.mirror else None,
+            "mlflow_experiment_id": self.mirror.experiment_id if self.mirror else None,
         }
 
     def _speed(self) -> int:
@@ -92,6 +93,7 @@ class Mirror:
 
     def __init__(self, uri: str, *, experiment: str, tags: Mapping[str, str], listener: Listener) -> None:
         self.run_id: str | None = None
+        self.experiment_id: str | None = None
         self._target = (
             uri,
             experiment,
@@ -124,7 +126,8 @@ class Mirror:
 
         uri, experiment, tags = self._target
         client = MlflowClient(uri)
-        self.run_id = client.create_run(_experiment_id(client, experiment), tags=tags).info.run_id
+        self.experiment_id = _experiment_id(client, experiment)
+        self.run_id = client.create_run(self.experiment_id, tags=tags).info.run_id
         status = None
         while status is None:
             values, status = self._gather()

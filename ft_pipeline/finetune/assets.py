@@ -1,0 +1,116 @@
+"""The door of finetune: `checkpoints` with the blocking check `complete`, and `adapter`."""
+
+import warnings
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.finetune.adapter import package
+from ft_pipeline.finetune.artifact import ADAPTER_CONFIG, read_completion, read_losses, shortfall
+from ft_pipeline.finetune.figures import loss_curve, mlflow_page
+from ft_pipeline.finetune.launch import train_job
+from ft_pipeline.partitions import ADAPTER, CHECKPOINTS, PACKED_SHARDS, PINNED_BASE, recipes
+from ft_pipeline.resources import House
+from ft_pipeline.store.artifacts import Artifact
+
+with warnings.catch_warnings():
+    # partitioned checks are new in 1.13; unpartitioned, one failing tenant would block everybody (orchestration.md)
+    warnings.simplefilter("ignore", dg.PreviewWarning)
+    COMPLETE = dg.AssetCheckSpec(
+        "complete",
+        asset=CHECKPOINTS,
+        blocking=True,
+        partitions_def=recipes,
+        description="Every planned step was made and the sampler is exhausted. Blocks packaging.",
+    )
+
+
+@dg.asset(
+    key=CHECKPOINTS, deps=[PACKED_SHARDS, PINNED_BASE], partitions_def=recipes, group_name="finetune", pool="gpu-train",
+    kinds={"pytorch", "huggingface"}, owners=["team:ml-platform"], required_resource_keys={"house"}, check_specs=[COMPLETE],
+    description="Trained tensors with the proof that the run is complete. A stopped run resumes bit for bit.",
+)  # fmt: skip
+def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Trains in a child process, or finds what the same inputs gave before."""
+    house: House = context.resources.house
+    key = context.partition_key
+    shards, base = (house.store.fetch(house.catalog.head(key, asset)) for asset in ("packed_shards", "pinned_base"))
+    job = train_job(house.recipe(key), shards=shards, base=base, work=house.settings.work, placement=house.placement)
+    reused = house.store.manifest(job.spec.kind, job.spec.fingerprint) is not None
+    artifact = house.worker.run(job, house.listener)
+    house.catalog.set_head(key, "checkpoints", artifact, run_id=context.run.run_id)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.ref.digest),
+        metadata={**_place(house, artifact), **_curve(house, artifact), "reused": dg.MetadataValue.bool(reused)},
+        check_results=[_check(artifact)],
+    )
+
+
+@dg.asset(
+    key=ADAPTER, deps=[CHECKPOINTS, PINNED_BASE], partitions_def=recipes, group_name="finetune",
+    kinds={"huggingface", "safetensors"}, owners=["team:ml-platform"], required_resource_keys={"house"},
+    description="What is served: tensors, config with the base's digest, tokenizer, template, proof of completion.",
+)  # fmt: skip
+def adapter(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Packages the complete run."""
+    house: House = context.resources.house
+    key = context.partition_key
+    trained, base = (house.store.fetch(house.catalog.head(key, asset)) for asset in ("checkpoints", "pinned_base"))
+    artifact = package(house.store, checkpoints=trained, base=base, base_uri=house.recipe(key).base_model.uri)
+    known = house.catalog.heads(key).get("adapter")
+    house.catalog.set_head(key, "adapter", artifact, run_id=context.run.run_id)
+    sizes = {name: entry.size for name, entry in artifact.manifest.files.items()}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.ref.digest),
+        metadata={
+            **_place(house, artifact),
+            "reused": dg.MetadataValue.bool(known == artifact.ref),
+            "megabytes": dg.MetadataValue.float(round(sum(sizes.values()) / 1e6, 3)),
+            "files": dg.MetadataValue.json(sizes),
+            "form": dg.MetadataValue.text("LoRA adapter" if ADAPTER_CONFIG in sizes else "full model"),
+        },
+    )
+
+
+def _place(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:
+    return {
+        "digest": dg.MetadataValue.text(artifact.ref.digest),
+        "dagster/uri": dg.MetadataValue.text(house.store.bucket.path(artifact.ref.path)),
+        "dagster/row_count": dg.MetadataValue.int(artifact.manifest.counts["rows"]),
+        "steps": dg.MetadataValue.int(artifact.manifest.counts["steps"]),
+    }
+
+
+def _curve(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:
+    losses, proof, execution = read_losses(artifact), read_completion(artifact), artifact.manifest.execution
+    facts: dict[str, Any] = {
+        "loss curve": dg.MetadataValue.md(loss_curve(losses)),
+        "final_loss": dg.MetadataValue.float(losses[-1]["loss"]),
+        "tokens_per_second": dg.MetadataValue.float(float(execution.get("tokens_per_second", 0))),
+        "attempts": dg.MetadataValue.int(int(execution.get("attempts", 1))),
+        "steps_replayed": dg.MetadataValue.int(int(execution.get("steps_replayed", 0))),
+        "boundary check": dg.MetadataValue.json(proof.boundary),
+    }
+    if proof.validation_loss is not None:
+        facts["validation_loss"] = dg.MetadataValue.float(proof.validation_loss)
+    if page := mlflow_page(house.settings.mlflow_uri, execution):
+        facts["mlflow"] = dg.MetadataValue.url(page)
+    return facts
+
+
+def _check(artifact: Artifact) -> dg.AssetCheckResult:
+    proof = read_completion(artifact)
+    lacks = shortfall(proof)
+    return dg.AssetCheckResult(
+        check_name="complete",
+        passed=lacks is None,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=lacks or f"{proof.steps} of {proof.planned_steps} steps, sampler exhausted, {proof.rows} rows seen",
+        metadata={
+            "rows": dg.MetadataValue.int(proof.rows),
+            "trained_tokens": dg.MetadataValue.int(proof.trained_tokens),
+        },
+    )
+
+
+defs = dg.Definitions(assets=[checkpoints, adapter])
