@@ -26,7 +26,9 @@ def next_steps(report: EvalReport) -> str:
     """What a person can do now, as a Markdown list."""
     if report.passed:
         return "- Promote it: `ft-pipeline promote MODEL --to staging`."
-    steps = [f"- **{g.name}**: {cure(g)}." for g in _decisive(report)] or [
+    decisive = _decisive(report)
+    others = [g for g in report.gates if cure(g) and g not in decisive]
+    steps = [f"- **{g.name}**: {cure(g)}." for g in [*decisive, *others]] or [
         "- Name the missing suites in the recipe's `gate` section, or choose another policy."
     ]
     steps.append("- Open `report.html` (path below): it shows the questions that cost most, with both answers.")

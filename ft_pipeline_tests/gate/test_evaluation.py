@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ft_pipeline.errors import TrainingFailed
+from ft_pipeline.errors import DataError
 from ft_pipeline.gate.artifact import Verdict, read_report
 from ft_pipeline.workers.messages import ignore
 
@@ -82,7 +82,9 @@ def test_the_same_job_gives_the_same_bytes_and_the_child_process_too(gate, job_o
 
 
 @pytest.mark.slow
-def test_an_adapter_of_another_shape_is_refused_with_the_cure(gate, job_of, house, adapter_folders, tmp_path) -> None:
+def test_an_adapter_of_another_shape_is_refused_with_the_cure(
+    gate, job_of, evaluate, adapter_folders, tmp_path
+) -> None:
     import shutil
 
     import torch
@@ -95,8 +97,8 @@ def test_an_adapter_of_another_shape_is_refused_with_the_cure(gate, job_of, hous
     }
     save_file(weights, alien / "adapter_model.safetensors", metadata={"format": "pt"})
     adapter_folders["alien"] = alien
-    with pytest.raises(TrainingFailed, match="does not fit this base model"):
-        house.worker.run(job_of(gate, "alien"), ignore)
+    with pytest.raises(DataError, match="does not fit this base model"):
+        evaluate(job_of(gate, "alien"))
 
 
 @pytest.mark.slow
