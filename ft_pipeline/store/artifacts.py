@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import DriftError, IntegrityError, NotFoundError, StorageError
+from ft_pipeline.errors import DriftError, IntegrityError, NotFoundError, StorageError, UserError
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.damage import broken_artifact, damage, damage_of, unlisted
 from ft_pipeline.store.files import (
@@ -26,7 +26,7 @@ from ft_pipeline.store.files import (
 )
 from ft_pipeline.store.fingerprint import sha256_file
 from ft_pipeline.store.manifest import FileEntry, Manifest, Ref, Spec, is_plain, parse_manifest
-from ft_pipeline.store.paths import MANIFEST, ROOM_OF, artifact_path, content_path, drafts_folder
+from ft_pipeline.store.paths import MANIFEST, ROOM_OF, artifact_path, content_path, drafts_folder, resolve
 
 STALE_SECONDS = 24 * 3600
 """A draft in which nothing changed for so long belongs to a process that died."""
@@ -79,12 +79,7 @@ class Store:
         """The manifest at a place, None when no artifact is there. Raises IntegrityError when it is damaged or of another place."""
         path = f"{artifact_path(kind, fingerprint)}/{MANIFEST}"
         content = self.bucket.read(path)
-        if content is None:
-            return None
-        found = parse_manifest(content, origin=self.bucket.path(path))
-        if (found.kind, found.fingerprint) != (kind, fingerprint):
-            raise IntegrityError(f"{self.bucket.path(path)} belongs to {found.ref.path}: it was moved here")
-        return found
+        return None if content is None else self._parsed(path, content)
 
     def find(self, spec: Spec) -> Artifact | None:
         """The artifact that the spec was or would be, None when it has to be made. Its files are verified before it is reused."""
@@ -153,9 +148,17 @@ class Store:
     def all(self, *kinds: str) -> Iterator[Manifest]:
         """Every whole manifest of the kinds (default: all kinds), in order of kind and fingerprint."""
         for kind in kinds or ROOM_OF:
-            for fingerprint in self.bucket.list(f"{ROOM_OF[kind]}/{kind}"):
-                if len(fingerprint) == 64 and (manifest := self.manifest(kind, fingerprint)):
-                    yield manifest
+            names = self.bucket.list(f"{ROOM_OF[kind]}/{kind}")
+            paths = [f"{artifact_path(kind, name)}/{MANIFEST}" for name in names if len(name) == 64]
+            for path, content in self.bucket.read_all(paths).items():
+                yield self._parsed(path, content)
+
+    def _parsed(self, path: str, content: bytes) -> Manifest:
+        """The manifest in the bytes at a path of the store."""
+        found = parse_manifest(content, origin=self.bucket.path(path))
+        if f"{found.ref.path}/{MANIFEST}" != path:
+            raise IntegrityError(f"{self.bucket.path(path)} belongs to {found.ref.path}: it was moved here")
+        return found
 
     def _verified(self, manifest: Manifest) -> Artifact:
         folder = self._local_folder(manifest, *manifest.files)
@@ -219,8 +222,13 @@ class Store:
 
 
 def open_store(settings: Settings) -> Store:
-    """The store that the settings name."""
-    return Store(Bucket(settings.store_uri, settings.s3_endpoint), settings.work)
+    """The store that the settings name. Raises UserError for a kind of place that is not known."""
+    root = resolve(settings.store_uri, settings.home)
+    if "://" not in root:
+        root = str(Path(root).absolute())
+    elif not root.startswith("s3://"):
+        raise UserError(f"FT_STORE names {root}", cure="use a folder or s3://bucket/prefix")
+    return Store(Bucket(root, settings.s3_endpoint), settings.work)
 
 
 def _remove_stale(drafts: Path) -> None:

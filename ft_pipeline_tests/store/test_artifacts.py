@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ft_pipeline import settings as settings_module
-from ft_pipeline.errors import DriftError, IntegrityError, NotFoundError, StorageError
+from ft_pipeline.errors import DriftError, IntegrityError, NotFoundError, StorageError, UserError
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store, open_store
 from ft_pipeline.store.files import Bucket
@@ -257,3 +257,12 @@ def test_a_file_in_the_way_is_told(home: Settings, store: Store) -> None:
     Path(store.bucket.root).write_text("a file where the store should be")
     with pytest.raises(StorageError, match="a folder is needed"):
         published(store, spec_of(x=1))
+
+
+def test_a_store_is_a_folder_or_s3(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri in ("file:///tmp/x", "/tmp/x", "../../../../../../../tmp/x"):
+        monkeypatch.setenv("FT_STORE", uri)
+        assert Path(open_store(settings_module.load()).bucket.root).resolve() == Path("/tmp/x")
+    monkeypatch.setenv("FT_STORE", "gs://bucket")
+    with pytest.raises(UserError, match="gs://bucket"):
+        open_store(settings_module.load())

@@ -350,3 +350,34 @@ def test_what_is_no_catalog_is_told(tmp_path) -> None:
             open_database(wrong)
     with pytest.raises(StorageError, match="is the server up"):
         open_database("postgresql://nobody@127.0.0.1:9/none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["deploy", "move"])
+def test_two_connections_to_postgres_take_turns(postgres_url: str, first: str) -> None:
+    """SQL past our code: deploying and moving the pool at once; the second waits, sees the first and is refused."""
+    catalog = Catalog(open_database(postgres_url).engine)
+    model = staged(catalog, 1)
+    catalog.set_pool("local", BASE)
+    catalog.add_report(model.id, OTHER_BASE, SUITE, False, "1" * 64)
+    deploy = f"INSERT INTO deployments (pool_id, model_id, created_at) VALUES ('local', {model.id}, 'now')"
+    move = f"UPDATE pools SET base_digest = '{OTHER_BASE}' WHERE id = 'local'"
+    one, two = (deploy, move) if first == "deploy" else (move, deploy)
+    refused: list[str] = []
+
+    def second() -> None:
+        try:
+            with catalog.engine.begin() as connection:
+                connection.exec_driver_sql(two)
+        except sa.exc.IntegrityError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=second)
+    with catalog.engine.begin() as connection:
+        connection.exec_driver_sql(one)
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive(), "the second waits"
+    thread.join()
+    assert len(refused) == 1 and "ft: " in refused[0]
+    catalog.close()

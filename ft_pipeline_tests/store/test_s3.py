@@ -59,6 +59,8 @@ def test_published_is_found_on_another_machine(bucket_store: Store, tmp_path: Pa
     assert found.file("deep/rows").read_bytes() == b"rows"
     assert [m.digest for m in bucket_store.all()] == [made.ref.digest]
     assert published(bucket_store, spec_of(x=1)).ref == made.ref
+    more = [published(bucket_store, spec_of(x=n)).ref for n in (2, 3)]
+    assert {m.ref for m in bucket_store.all()} == {made.ref, *more}
 
 
 def test_the_digest_is_that_of_a_local_store(bucket_store: Store, home: Settings) -> None:
