@@ -1,5 +1,7 @@
 """The door of register: an adapter with a passing report becomes a signed version in the catalog, and moves as far as its policy says."""
 
+from functools import partial
+
 import dagster as dg
 
 from ft_pipeline.errors import FtError
@@ -23,19 +25,19 @@ from ft_pipeline.register.registration import Candidate, Outcome, register
 def registered_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Refuses without a PASS on the live base; never retried, because evidence does not change by waiting."""
     house, key = context.resources.house, context.partition_key
-    heads = house.catalog.heads(key)
-    candidate = Candidate(
-        recipe=house.recipe(key),
-        adapter=heads["adapter"],
-        report=heads["eval_report"],
-        base=heads["base_model"],
-        run_id=context.run_id,
-    )
+    head = partial(house.catalog.head, key)
     try:
+        candidate = Candidate(
+            recipe=house.recipe(key),
+            adapter=head("adapter"),
+            report=head("eval_report"),
+            base=head("base_model"),
+            run_id=context.run.run_id,
+        )
         outcome = register(candidate, store=house.store, catalog=house.catalog, settings=house.settings)
     except FtError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
-    house.catalog.set_head(key, "registered_model", outcome.artifact, run_id=context.run_id)
+    house.catalog.set_head(key, "registered_model", outcome.artifact, run_id=context.run.run_id)
     mirrored = registry.mirror(house.catalog, key, house.settings)
     if not mirrored.ok:
         context.log.warning(f"MLflow has no mirror of {key}: {mirrored.text}")
@@ -50,6 +52,7 @@ def _metadata(outcome: Outcome, mirrored: registry.Mirrored) -> dict[str, dg.Met
         "model": model.label,
         "version": model.version,
         "stage": model.stage,
+        "reused": outcome.reused,
         "policy": outcome.evidence.policy,
         "digest": artifact.ref.digest,
         "adapter": model.adapter_digest,

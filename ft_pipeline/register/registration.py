@@ -47,6 +47,8 @@ class Outcome:
     artifact: Artifact
     evidence: Evidence
     adapter: Link
+    reused: bool
+    """True when this adapter and report were registered before."""
 
 
 def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: Settings) -> Outcome:
@@ -68,7 +70,13 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
     catalog.index(artifact.manifest)
     catalog.attest(model.id, artifact.ref.digest)
     promotion.admit(catalog, model, evidence, actor=settings.actor, report_id=report_id)
-    return Outcome(model=catalog.model_by_id(model.id), artifact=artifact, evidence=evidence, adapter=roots[0])
+    return Outcome(
+        model=catalog.model_by_id(model.id),
+        artifact=artifact,
+        evidence=evidence,
+        adapter=roots[0],
+        reused=model.registered_digest is not None,
+    )
 
 
 def _new_model(candidate: Candidate, store: Store, adapter: Link) -> NewModel:

@@ -12,6 +12,8 @@ from typing import Any
 from ft_pipeline import settings as settings_module
 from ft_pipeline.settings import Settings, child_environment
 from ft_pipeline.store.catalog import Catalog, ModelVersion
+from ft_pipeline.store.files import write_atomic
+from ft_pipeline.store.fingerprint import canonical_json, sha256_json
 
 TIMEOUT_SECONDS = 120
 """Importing MLflow takes 6 s idle and 20 s on a busy machine; making its SQLite tables 3-6 s more."""
@@ -30,19 +32,33 @@ class Mirrored:
 
 
 def mirror(catalog: Catalog, line: str, settings: Settings) -> Mirrored:
-    """Brings every version of a line, its tags and its aliases into MLflow. Never raises because of MLflow."""
-    versions = [v for v in catalog.models(line.partition("/")[0]) if v.line == line]
+    """Brings every version of a line, its tags and its aliases into MLflow. Never raises because of MLflow.
+
+    What was mirrored last is remembered beside the work files, so that an unchanged line costs nothing.
+    """
+    entries = [_entry(v) for v in catalog.models(line.partition("/")[0]) if v.line == line]
+    memory = settings.work / "mlflow" / f"{mlflow_name(line)}.json"
+    content = sha256_json([settings.mlflow_uri, entries])
+    if memory.is_file() and (known := json.loads(memory.read_bytes()))["content"] == content:
+        return Mirrored(ok=True, text=known["link"], seconds=0.0)
     begun = time.monotonic()
+    ok, text = _run_child(entries, settings)
+    if ok:
+        write_atomic(memory, canonical_json({"content": content, "link": text}))
+    return Mirrored(ok=ok, text=text, seconds=round(time.monotonic() - begun, 1))
+
+
+def _run_child(entries: list[dict[str, Any]], settings: Settings) -> tuple[bool, str]:
+    """True and the link, or False and the last line of what went wrong."""
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "ft_pipeline.register.registry", json.dumps([_entry(v) for v in versions])],
+            [sys.executable, "-m", "ft_pipeline.register.registry", json.dumps(entries)],
             env=child_environment(settings), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
-        ok, text = child.returncode == 0, (child.stdout if child.returncode == 0 else child.stderr).strip()
     except subprocess.TimeoutExpired:
-        ok, text = False, f"MLflow at {settings.mlflow_uri} did not answer within {TIMEOUT_SECONDS} s"
-    last = text.splitlines()[-1] if text else "MLflow said nothing"
-    return Mirrored(ok=ok, text=last, seconds=round(time.monotonic() - begun, 1))
+        return False, f"MLflow at {settings.mlflow_uri} did not answer within {TIMEOUT_SECONDS} s"
+    said = (child.stderr if child.returncode else child.stdout).strip()
+    return child.returncode == 0, said.splitlines()[-1] if said else f"MLflow ended with {child.returncode}"
 
 
 def mlflow_name(line: str) -> str:

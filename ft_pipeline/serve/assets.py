@@ -30,7 +30,7 @@ def deployment(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         raise dg.Failure(description=str(error), allow_retries=False) from error
     live_now = live(house.catalog)
     artifact = record(version, registered, store=house.store, live_now=live_now)
-    house.catalog.set_head(key, "deployment", artifact, run_id=context.run_id)
+    house.catalog.set_head(key, "deployment", artifact, run_id=context.run.run_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
         metadata={

@@ -151,4 +151,3 @@ def test_the_card_says_what_it_is_and_how_to_verify(make):
     for text in ("# acme/router@1", "| exact_duplicate | 3 |", "| arithmetic | PASS |", "[0.300, 0.500]",
                  "raw (raw_dataset)", "ft-pipeline verify acme/router@1", "| LoRA rank | 4 |"):  # fmt: skip
         assert text in card
-

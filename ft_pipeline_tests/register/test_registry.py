@@ -38,6 +38,7 @@ def test_versions_tags_and_alias_follow_the_catalog(catalog, line, home):
     from ft_pipeline.register import promotion
 
     assert registry.mirror(catalog, line, home).text == "/#/models/acme.router/versions/2"
+    assert registry.mirror(catalog, line, home).seconds == 0, "an unchanged line costs nothing"
     promotion.rollback(catalog, line, actor="ann", reason="test")
     assert registry.mirror(catalog, line, home).ok
     client = MlflowClient(home.mlflow_uri)
