@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -16,7 +19,7 @@ from ft_pipeline.store.fingerprint import canonical_json
 from ft_pipeline.workers.messages import Listener, log, progress
 
 METRICS, ATTEMPTS = "metrics.jsonl", "attempts.jsonl"
-FLUSH_METRICS, FLUSH_SECONDS, LAST_FLUSH_SECONDS = 1000, 10.0, 60.0
+CLOSE_SECONDS = 60.0
 NO_MIRROR = "off"
 
 
@@ -89,68 +92,61 @@ class Metrics:
 
 
 class Mirror:
-    """Sends metrics to MLflow from a thread. Training never waits for it and never fails because of it."""
+    """Sends metrics to MLflow from a process of low priority. Training never waits for it and never fails because of it.
+
+    A process, not a thread: importing MLflow takes 5 to 8 s of Python, which a thread would take from the training loop.
+    """
 
     def __init__(self, uri: str, *, experiment: str, tags: Mapping[str, str], listener: Listener) -> None:
         self.run_id: str | None = None
         self.experiment_id: str | None = None
-        self._target = (
-            uri,
-            experiment,
-            {**tags, "mlflow.runName": f"{tags['fingerprint'][:8]} attempt {tags['attempt']}"},
-        )
         self._listener = listener
-        self._queue: queue.SimpleQueue[tuple[dict[str, float], int, int] | str] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        target = json.dumps({"uri": uri, "experiment": experiment, "tags": dict(tags)})
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ft_pipeline.finetune.mirror", target],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._writer = threading.Thread(target=self._write, name="mirror", daemon=True)
+        self._writer.start()
 
     def put(self, values: dict[str, float], step: int) -> None:
         """Queues the values of one step."""
-        self._queue.put((values, step, int(time.time() * 1000)))
+        self._lines.put(json.dumps([values, step, int(time.time() * 1000)]))
 
     def close(self, status: str = "FINISHED") -> None:
         """Sends the rest and ends the MLflow run: FINISHED, FAILED or KILLED. Waits a minute at most."""
-        self._queue.put(status)
-        self._thread.join(LAST_FLUSH_SECONDS)
-
-    def _work(self) -> None:
+        if self._process.stdout is None or self._process.stdout.closed:
+            return
+        self._lines.put(json.dumps(status))
+        self._lines.put(None)
         try:
-            self._send()
-        except Exception as error:  # noqa: BLE001 - a mirror that breaks is told once and must not stop training
-            log(self._listener, f"MLflow at {self._target[0]} does not answer, metrics.jsonl has all: {error}")
+            self._process.wait(CLOSE_SECONDS)
+            self._read(self._process.stdout.read())
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            log(self._listener, "MLflow did not answer in time; metrics.jsonl has all that it lacks")
+        self._process.stdout.close()
 
-    def _send(self) -> None:
-        # imported here: it takes 5 to 8 s, and training runs meanwhile
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric
+    def _read(self, answer: str) -> None:
+        """Two ids, or in words what is wrong with MLflow: told once, it must not stop training."""
+        said = json.loads(answer.strip().splitlines()[-1]) if answer.strip() else {"error": "no answer"}
+        self.run_id, self.experiment_id = said.get("run_id"), said.get("experiment_id")
+        if "error" in said:
+            log(self._listener, f"MLflow is not mirrored, metrics.jsonl has all: {said['error']}")
 
-        uri, experiment, tags = self._target
-        client = MlflowClient(uri)
-        self.experiment_id = _experiment_id(client, experiment)
-        self.run_id = client.create_run(self.experiment_id, tags=tags).info.run_id
-        status = None
-        while status is None:
-            values, status = self._gather()
-            metrics = [
-                Metric(key, value, at, step) for step_values, step, at in values for key, value in step_values.items()
-            ]
-            for start in range(0, len(metrics), FLUSH_METRICS):
-                client.log_batch(self.run_id, metrics=metrics[start : start + FLUSH_METRICS])
-        client.set_terminated(self.run_id, status)
-
-    def _gather(self) -> tuple[list[tuple[dict[str, float], int, int]], str | None]:
-        """What came until there are 1,000 metrics, 10 s have passed or the run has ended."""
-        values: list[tuple[dict[str, float], int, int]] = []
-        until = time.monotonic() + FLUSH_SECONDS
-        while sum(len(v[0]) for v in values) < FLUSH_METRICS:
+    def _write(self) -> None:
+        pipe = self._process.stdin
+        while pipe and (line := self._lines.get()) is not None:
             try:
-                item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
+                pipe.write(line + "\n")
+                pipe.flush()
+            except BrokenPipeError:
                 break
-            if isinstance(item, str):
-                return values, item
-            values.append(item)
-        return values, None
+        if pipe:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 def next_attempt(folder: Path) -> int:
@@ -160,8 +156,3 @@ def next_attempt(folder: Path) -> int:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"attempt": number, "at": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n")
     return number
-
-
-def _experiment_id(client: Any, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    return found.experiment_id if found else client.create_experiment(name)
