@@ -27,25 +27,21 @@ from ft_pipeline.recipe import Recipe, recipe_sha256
 fine_tune = dg.define_asset_job(
     "fine_tune",
     selection=dg.AssetSelection.all(),
-    partitions_def=recipes,
     description="The whole road for one recipe: raw rows to a deployed adapter. What is unchanged is reused.",
 )
 prepare_data = dg.define_asset_job(
     "prepare_data",
     selection=dg.AssetSelection.assets(RAW_DATASET, CURATED_DATASET, PACKED_SHARDS).upstream(),
-    partitions_def=recipes,
     description="Only the data rooms: acquire, curate, encode.",
 )
 evaluate = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.assets(BASE_MODEL, EVAL_REPORT, REGISTERED_MODEL),
-    partitions_def=recipes,
     description="Examine the present adapter again against the live base model.",
 )
 train = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.assets(CHECKPOINTS, ADAPTER),
-    partitions_def=recipes,
     description="Only the training room, on the shards that are there.",
 )
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.curate.consolidate import curated_spec
+from ft_pipeline.encode.artifact import base_digests, shards_spec
 from ft_pipeline.errors import FtError
 from ft_pipeline.finetune import artifact as finetune
-from ft_pipeline.recipe import Recipe, identity
+from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
-from ft_pipeline.store.manifest import Manifest
+from ft_pipeline.store.manifest import Manifest, Spec
 
 GIB = 1 << 30
 
@@ -23,7 +25,7 @@ class Step:
 
     asset: str
     state: str
-    """`reuse`, `compute` or `unknown` (an ancestor has to be made first)."""
+    """`reuse` or `compute`."""
     why: str
 
 
@@ -39,78 +41,82 @@ class Plan:
     """Weights, gradients and Adam states of one process, without activations; None until the base model is in the store."""
 
 
-SECTIONS = {
-    "raw_dataset": "dataset",
-    "curated_dataset": "curate",
-    "packed_shards": "encode",
-    "checkpoints": "finetune",
-    "eval_report": "gate",
-}
-"""Asset -> the section of the recipe that it hashes."""
-ROAD = (
-    "raw_dataset",
-    "pinned_base",
-    "curated_dataset",
-    "packed_shards",
-    "checkpoints",
-    "adapter",
-    "eval_report",
-    "registered_model",
-    "deployment",
-)
-
-
 def refuse_impossible(found: Recipe) -> None:
     """Raises what would fail later, before anything is computed."""
     finetune.refuse_unsupported(found)
 
 
 def plan(house: House, found: Recipe) -> Plan:
-    """The plan of a recipe against what the store and catalog hold now. Raises RecipeError when the recipe cannot run."""
+    """The plan of a recipe against what the store holds now. Raises RecipeError when the recipe cannot run.
+
+    Exact: each artifact's spec is computed from its parents' digests, as the run does it, until one is not in the store.
+    """
     refuse_impossible(found)
-    heads = {
-        asset: house.store.manifest(ref.kind, ref.fingerprint) for asset, ref in house.catalog.heads(found.key).items()
-    }
-    shape = _shape(house, heads.get("pinned_base"))
+    made = _made(house, found)
+    shape = _shape(house, made["pinned_base"])
     trained = (
         lora_parameters(shape, found.finetune.lora.rank)
         if shape and found.finetune.lora
         else shape and shape["parameters"]
     )
     return Plan(
-        steps=tuple(_steps(found, heads)),
-        optimizer_steps=_optimizer_steps(found, heads.get("packed_shards")),
+        steps=tuple(_step(asset, made[asset]) for asset in made),
+        optimizer_steps=_optimizer_steps(found, made["packed_shards"]),
         trained_parameters=trained or None,
         memory_gib=_memory(found, shape, trained) if shape and trained else None,
     )
 
 
-def _steps(found: Recipe, heads: dict[str, Manifest | None]) -> list[Step]:
-    steps: list[Step] = []
-    changed = None
-    for asset in ROAD:
-        head = heads.get(asset)
-        if changed:
-            steps.append(Step(asset=asset, state="compute", why=f"{changed} changes"))
-        elif head is None:
-            steps.append(Step(asset=asset, state="compute", why="not made yet"))
-            changed = asset if asset != "pinned_base" else changed
-        elif difference := _difference(found, asset, head):
-            steps.append(Step(asset=asset, state="compute", why=difference))
-            changed = asset
-        else:
-            steps.append(Step(asset=asset, state="reuse", why=head.digest[:12]))
-    return steps
+def _step(asset: str, there: Manifest | None) -> Step:
+    return Step(
+        asset=asset, state="reuse" if there else "compute", why=there.digest[:12] if there else "not in the store"
+    )
 
 
-def _difference(found: Recipe, asset: str, head: Manifest) -> str | None:
-    """Which field of the asset's section is not what the stored artifact was made with."""
-    section = SECTIONS.get(asset)
-    if section is None or asset == "raw_dataset":
-        return None
-    now = identity(getattr(found, section))
-    changed = [name for name, value in now.items() if name in head.config and head.config[name] != value]
-    return f"{section}.{changed[0]} {head.config[changed[0]]!r} -> {now[changed[0]]!r}" if changed else None
+def _made(house: House, found: Recipe) -> dict[str, Manifest | None]:
+    """Asset -> its manifest when the run would find it, in the order of the road."""
+    heads = {
+        asset: house.store.manifest(ref.kind, ref.fingerprint) for asset, ref in house.catalog.heads(found.key).items()
+    }
+    raw, base = heads.get("raw_dataset"), heads.get("pinned_base")
+    curated = _at(house, raw and base and curated_spec(found, raw=raw.ref, base=base.ref, store=house.store))
+    whole_base = house.store.fetch(base.ref) if base and curated else None
+    shards = _at(
+        house,
+        curated
+        and whole_base
+        and shards_spec(found.encode, curated=curated.ref, base_digests=base_digests(whole_base)),
+    )
+    trained = _at(
+        house, shards and base and finetune.checkpoints_spec(found.finetune, shards=shards.ref, base=base.ref)
+    )
+    adapter = _at(
+        house,
+        trained and shards and base
+        and finetune.adapter_spec(found.base_model.uri, checkpoints=trained.ref, shards=shards.ref, base=base.ref),
+    )  # fmt: skip
+    report = heads.get("eval_report")
+    same = (
+        report
+        and adapter
+        and report.parents.get("adapter") == adapter.ref
+        and report.config["policy_name"] == found.gate.policy
+    )
+    return {
+        "raw_dataset": raw,
+        "pinned_base": base,
+        "curated_dataset": curated,
+        "packed_shards": shards,
+        "checkpoints": trained,
+        "adapter": adapter,
+        "eval_report": report if same else None,
+        "registered_model": heads.get("registered_model") if same else None,
+        "deployment": heads.get("deployment") if same else None,
+    }
+
+
+def _at(house: House, spec: Spec | None) -> Manifest | None:
+    return house.store.manifest(spec.kind, spec.fingerprint) if spec else None
 
 
 def _optimizer_steps(found: Recipe, shards: Manifest | None) -> int | None:

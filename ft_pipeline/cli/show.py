@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,12 +77,13 @@ class _Bars:
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
-        self.quarter: dict[str, int] = {}
+        self.times: dict[str, tuple[float, float]] = {}
+        """Task -> when it began and when it was last told, seconds."""
 
     def __call__(self, message: Message) -> None:
         """Shows one message."""
         if message.kind == "log":
-            self.bars.console.print(f"  {message.text}", markup=False)
+            self.bars.console.print(f"  {message.text}", markup=False, soft_wrap=True)
         elif message.kind == "progress" and self.bars.disable:
             self._plain(message)
         elif message.kind == "progress":
@@ -95,13 +97,16 @@ class _Bars:
         self.bars.update(self.tasks[message.task], completed=message.done, total=message.total, facts=_facts(message))
 
     def _plain(self, message: Message) -> None:
-        quarter = int(4 * message.done / message.total) if message.total else 4
-        if quarter > self.quarter.get(message.task, -1):
-            self.quarter[message.task] = quarter if quarter < 4 else -1
-            console.print(
-                f"  {message.task}: {message.done:,.0f} of {message.total:,.0f} {message.unit} {_facts(message)}",
-                markup=False,
-            )
+        """A line every five seconds and one at the end: a log file needs no more, and what is quick needs none."""
+        now = time.monotonic()
+        began, told = self.times.setdefault(message.task, (now, now))
+        ended = message.done >= message.total
+        if now - told > 5 or (ended and now - began > 2):
+            self.times[message.task] = (began, now)
+            amount = f"{message.done:,.0f} of {message.total:,.0f} {message.unit}"
+            self.bars.console.print(f"  {message.task}: {amount}  {_facts(message)}", markup=False, soft_wrap=True)
+        if ended:
+            del self.times[message.task]
 
 
 def _facts(message: Message) -> str:
