@@ -1,10 +1,14 @@
 """The door of acquire: raw rows, the base that a model line trains on, and the base that is out there now."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from ft_pipeline.acquire import base_model as bases
 from ft_pipeline.acquire import dataset, figures
 from ft_pipeline.acquire.artifact import digests_of, source_of
+from ft_pipeline.acquire.places import place_name
 from ft_pipeline.partitions import BASE_MODEL, PINNED_BASE, RAW_DATASET, recipes
 from ft_pipeline.resources import House
 from ft_pipeline.store.artifacts import Artifact
@@ -28,7 +32,7 @@ def raw_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         "files": dg.MetadataValue.md(figures.file_table(files)),
         "sizes": dg.MetadataValue.md(figures.bar_chart(sizes, title="Raw files", unit="MB")),
         "licence": source.licence,
-        "source": source.uri,
+        "source": place_name(source.uri),
     }
     return _materialized(context, artifact, pictures)
 
@@ -67,7 +71,7 @@ def base_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     return _materialized(context, artifact, _base_facts(source.uri, revision, artifact))
 
 
-def _base_facts(uri: str, revision: str, artifact: Artifact) -> dict[str, dg.MetadataValue | str]:
+def _base_facts(uri: str, revision: str, artifact: Artifact) -> dict[str, Any]:
     sizes = {name: entry.size / 1e6 for name, entry in artifact.manifest.files.items()}
     return {
         "revision": revision,
@@ -78,11 +82,13 @@ def _base_facts(uri: str, revision: str, artifact: Artifact) -> dict[str, dg.Met
 
 
 def _materialized(
-    context: dg.AssetExecutionContext, artifact: Artifact, facts: dict[str, dg.MetadataValue | str]
+    context: dg.AssetExecutionContext, artifact: Artifact, facts: Mapping[str, Any]
 ) -> dg.MaterializeResult:
     house: House = context.resources.house
     known = house.catalog.heads(context.partition_key).get(context.asset_key.to_user_string())
-    house.catalog.set_head(context.partition_key, context.asset_key.to_user_string(), artifact, run_id=context.run_id)
+    house.catalog.set_head(
+        context.partition_key, context.asset_key.to_user_string(), artifact, run_id=context.run.run_id
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
         metadata={

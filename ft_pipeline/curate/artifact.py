@@ -17,7 +17,12 @@ EDGES = "edges.parquet"
 STATISTICS = "statistics.json"
 
 ROW_COLUMNS = ("row_id", "shape", "content", "cluster", "origin")
-"""Of `train.parquet`, `validation.parquet`, `holdout.parquet`, all text. content: canonical JSON, see README of the room."""
+"""Of `train.parquet`, `validation.parquet`, `holdout.parquet`, all text.
+
+content is canonical JSON by shape: chat {"messages": [{"role", "content", ("tool_calls", "tool_call_id", "name", "weight")}],
+("tools")}; completion {"prompt", "completion"}; preference {"prompt": [messages], "chosen": [messages], "rejected": [messages],
+("tools")}; text {"text"}.
+"""
 LEDGER_COLUMNS = ("row_id", "origin", "action", "stage", "reason", "evidence", "excerpt")
 """All text. action: dropped or changed; evidence: JSON; excerpt: the first 160 characters of the row."""
 EDGE_COLUMNS = ("kept_id", "other_id", "relation", "whole_j", "prompt_j", "response_j", "band")

@@ -1,6 +1,6 @@
 """The door of curate: rows fit to train on, in three splits, with a ledger of every row that is not."""
 
-from __future__ import annotations
+from typing import Any
 
 import dagster as dg
 
@@ -40,7 +40,7 @@ def curated_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         layout=recipe.dataset.layout,
         listener=house.listener,
     )
-    house.catalog.set_head(key, "curated_dataset", artifact, run_id=context.run_id)
+    house.catalog.set_head(key, "curated_dataset", artifact, run_id=context.run.run_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
         metadata={
@@ -53,7 +53,7 @@ def curated_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     )
 
 
-def _facts(artifact: Artifact) -> dict[str, dg.MetadataValue | int]:
+def _facts(artifact: Artifact) -> dict[str, Any]:
     numbers = statistics_of(artifact)
     return {
         "dagster/row_count": artifact.manifest.counts["rows_kept"],

@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 SOURCES = tuple(
     HERE / f"{name}.py"
     for name in (
-        "artifact", "comparison", "consolidate", "deduplicate", "examine", "json_rows", "ledger", "normalize", "read", "signatures",
+        "artifact", "comparison", "consolidate", "deduplicate", "examine", "json_rows", "ledger", "normalize", "overlap", "read", "signatures",
         "splits", "statistics", "table", "turns", "unpack", "validate",
     )
 )  # fmt: skip
@@ -68,7 +68,7 @@ def curate(
     tokens = control_tokens(store, base) if base else ()
     spec = Spec(
         kind=CURATED_KIND,
-        config={**identity(config), "layout": layout, "control_tokens": list(tokens)},
+        config={**identity(config), "layout": layout, "tokenizer_control_tokens": list(tokens)},
         parents={"raw": raw},
         code=code_version(),
     )

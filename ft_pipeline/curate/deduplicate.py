@@ -12,15 +12,19 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
+
 from ft_pipeline.curate.comparison import Comparable
-from ft_pipeline.curate.signatures import bands_for, candidates, jaccard, shingles, signatures
+from ft_pipeline.curate.overlap import MARGIN, Overlap
+from ft_pipeline.curate.signatures import Candidates, bands_for, candidates, jaccard, shingles, signatures
 from ft_pipeline.workers.messages import Listener, ignore, progress
 
 Policy = Literal["prompt_and_response", "whole_example", "off"]
 PREFILTER_SLACK = 0.1
 """Candidates whose estimate is so much below the threshold are passed over: dropped 0 of 2,522 true pairs (curate-encode.md)."""
 CACHED_TEXTS = 2048
-MAX_ANSWERS = 64
+CHUNK_PAIRS = 8192
+MAX_ANSWERS = 16
 """Answers to one prompt that are compared with each other for the conflict report."""
 
 
@@ -115,11 +119,8 @@ class _Search:
 
     def near_examples(self) -> None:
         """Pairs of whole examples that are alike, or whose prompts and responses are."""
-        for left, right, band in self._pairs([r.whole for r in self.rows], "near duplicates"):
-            if self.cluster.of(left) == self.cluster.of(right) and (
-                self.policy == "off" or self.same.of(left) == self.same.of(right)
-            ):
-                continue
+        pairs = self._candidates([r.whole for r in self.rows], "near duplicates")
+        for left, right, band in self._plausible_examples(pairs):
             self._compare(left, right, band)
 
     def near_prompts(self) -> None:
@@ -128,11 +129,9 @@ class _Search:
         for position, row in enumerate(self.rows):
             if row.prompt and (first := by_prompt.setdefault(row.prompt, position)) != position:
                 self.cluster.join(first, position)
-        speakers = sorted(by_prompt.values(), key=lambda p: (-len(self.rows[p].prompt), p))
-        for i, k, band in self._pairs([self.rows[p].prompt for p in speakers], "near prompts"):
-            left, right = sorted((speakers[i], speakers[k]))
-            if self.cluster.of(left) == self.cluster.of(right):
-                continue
+        speakers = np.array(sorted(by_prompt.values(), key=lambda p: (-len(self.rows[p].prompt), p)), np.int64)
+        pairs = self._candidates([self.rows[p].prompt for p in speakers.tolist()], "near prompts")
+        for left, right, band in self._plausible_prompts(pairs, speakers):
             alike = self._jaccard("prompt", left, right)
             if alike >= self.threshold:
                 self.cluster.join(left, right)
@@ -164,14 +163,42 @@ class _Search:
                 self.found.near[index] = (self.unique[kept], self.edge_of[position])
                 self.found.answers_lost += self._jaccard("response", kept, position) < self.threshold
 
-    def _pairs(self, texts: Sequence[str], task: str) -> Iterator[tuple[int, int, int]]:
-        if len(texts) < 2:
-            return
+    def _candidates(self, texts: Sequence[str], task: str) -> Candidates:
         progress(self.listener, f"curate: {task}", 0, total=2, unit="pass")
-        pairs = candidates(signatures(texts), bands_for(self.threshold), at_least=self.threshold - PREFILTER_SLACK)
+        signed = signatures(texts)
         progress(self.listener, f"curate: {task}", 1, total=2, unit="pass")
-        yield from zip(pairs.left.tolist(), pairs.right.tolist(), pairs.band.tolist(), strict=True)
+        pairs = candidates(signed, bands_for(self.threshold), at_least=self.threshold - PREFILTER_SLACK)
         progress(self.listener, f"curate: {task}", 2, total=2, unit="pass", pairs=len(pairs.left))
+        return pairs
+
+    def _plausible_examples(self, pairs: Candidates) -> Iterator[tuple[int, int, int]]:
+        """Pairs that may be duplicates or may tie two clusters, by hashed shingles; those that are together already are left out."""
+        used = np.unique(np.concatenate([pairs.left, pairs.right]))
+        parts = {part: Overlap([getattr(r, part) for r in self.rows], used) for part in ("whole", "prompt", "response")}
+        low = self.threshold - MARGIN
+        for chunk in _chunks(pairs):
+            whole, prompt, response = (
+                parts[p].jaccard(chunk.left, chunk.right) for p in ("whole", "prompt", "response")
+            )
+            same = whole >= low if self.policy == "whole_example" else (prompt >= low) & (response >= low)
+            tied = (whole >= low) | (prompt >= low)
+            for left, right, band, may_be_same in _listed(chunk, tied, same):
+                if self.cluster.of(left) != self.cluster.of(right) or (
+                    may_be_same and self.policy != "off" and self.same.of(left) != self.same.of(right)
+                ):
+                    yield left, right, band
+
+    def _plausible_prompts(self, pairs: Candidates, speakers: np.ndarray) -> Iterator[tuple[int, int, int]]:
+        overlap = Overlap([r.prompt for r in self.rows], speakers)
+        for chunk in _chunks(pairs):
+            left, right = speakers[chunk.left], speakers[chunk.right]
+            apart = np.array([self.cluster.of(a) != self.cluster.of(b) for a, b in zip(left, right, strict=True)], bool)
+            tied = apart.copy()
+            tied[apart] = overlap.jaccard(left[apart], right[apart]) >= self.threshold - MARGIN
+            named = Candidates(left=np.minimum(left, right), right=np.maximum(left, right), band=chunk.band)
+            for a, b, band, _ in _listed(named, tied, tied):
+                if self.cluster.of(a) != self.cluster.of(b):
+                    yield a, b, band
 
     def _compare(self, left: int, right: int, band: int) -> None:
         whole, prompt = self._jaccard("whole", left, right), self._jaccard("prompt", left, right)
@@ -214,3 +241,16 @@ class _Search:
         if getattr(self.rows[left], part) == getattr(self.rows[right], part):
             return 1.0
         return jaccard(self.shingles(part, left), self.shingles(part, right))
+
+
+def _chunks(pairs: Candidates) -> Iterator[Candidates]:
+    """Slices of the pairs: what the first ones tie together need not be looked at in the next."""
+    for start in range(0, len(pairs.left), CHUNK_PAIRS):
+        part = slice(start, start + CHUNK_PAIRS)
+        yield Candidates(left=pairs.left[part], right=pairs.right[part], band=pairs.band[part])
+
+
+def _listed(pairs: Candidates, wanted: np.ndarray, flags: np.ndarray) -> Iterator[tuple[int, int, int, bool]]:
+    """The wanted pairs as plain numbers, each with its flag."""
+    picked = (column[wanted].tolist() for column in (pairs.left, pairs.right, pairs.band, flags))
+    return zip(*picked, strict=True)

@@ -14,6 +14,10 @@ HUMAN_ASSISTANT = re.compile(r"\n\n(Human|Assistant): ?")
 """How Anthropic/hh-rlhf writes a conversation into one string."""
 
 
+PROMPT_COMPLETION = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"))
+"""The names that a prompt and its completion go by."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Normal:
     """A row in the one schema."""
@@ -56,7 +60,7 @@ def layout_of(row: Mapping[str, Any]) -> str | None:
         return "sharegpt"
     if {"instruction", "output"} <= has:
         return "alpaca"
-    if "prompt" in has and has & {"completion", "response"}:
+    if _asked_and_answered(row):
         return "prompt_completion"
     return "text" if "text" in has else None
 
@@ -84,11 +88,11 @@ def _alpaca(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
 
 
 def _prompt_completion(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
-    answer = "completion" if row.get("completion") is not None else "response"
-    if isinstance(row["prompt"], list) and isinstance(row[answer], list):
-        before = [t | {"weight": 0} if t["role"] == "assistant" else t for t in turns(row["prompt"], "prompt")]
+    prompt, answer = _asked_and_answered(row) or PROMPT_COMPLETION[0]
+    if isinstance(row[prompt], list) and isinstance(row[answer], list):
+        before = [t | {"weight": 0} if t["role"] == "assistant" else t for t in turns(row[prompt], prompt)]
         return "chat", _with_tools(before + turns(row[answer], answer), row)
-    return "completion", {"prompt": text_of(row["prompt"], "prompt"), "completion": text_of(row[answer], answer)}
+    return "completion", {"prompt": text_of(row[prompt], prompt), "completion": text_of(row[answer], answer)}
 
 
 def _preference(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
@@ -119,6 +123,10 @@ CONVERSIONS: Mapping[str, Callable[[Mapping[str, Any]], tuple[Shape, dict[str, A
     "preference": _preference,
     "text": _text,
 }
+
+
+def _asked_and_answered(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    return next((p for p in PROMPT_COMPLETION if row.get(p[0]) is not None and row.get(p[1]) is not None), None)
 
 
 def _prompt(row: Mapping[str, Any]) -> list[Turn]:

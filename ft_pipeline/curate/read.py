@@ -114,7 +114,7 @@ def _plain(value: Any) -> Any:
     Nulls in objects are left out: Parquet writes every key of every row's struct into all of them.
     """
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+        return {str(k): _plain(v) for k, v in value.items() if v is not None and v == v}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float) and value != value:

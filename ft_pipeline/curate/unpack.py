@@ -56,7 +56,7 @@ def bounded_lines(source: Iterator[bytes], limit: int) -> Iterator[Line]:
         if long or size > limit:
             long = _longer(long, waiting)
             waiting = []
-    if waiting and (long or size):
+    if long or size:
         yield _ended(long, waiting, limit)
 
 
