@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.recipe import BaseModel, Dataset, Encode, Finetune, Gate, Lora, Recipe
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.fingerprint import sha256_file, sha256_json
 from ft_pipeline.store.manifest import Spec
+from ft_pipeline.workers.child import Body
+from ft_pipeline.workers.job import Job, Placement
+from ft_pipeline.workers.messages import Mailbox
 
 USER, ASSISTANT, SYSTEM, TOOL, END, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|end|>", "<|pad|>"
 SPECIAL = [PAD, END, USER, ASSISTANT, SYSTEM, TOOL]
@@ -124,6 +129,53 @@ def publish_curated(store: Store, rows: list[dict[str, Any]], *, validation: int
             draft.counts[name] = len(part)
             _write_split(draft.folder / f"{name}.parquet", part, shape)
     return _published(draft.artifact)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A LoRA recipe over tiny windows; `changes` are fields of `finetune`, or whole sections by name."""
+    sections = {k: changes.pop(k) for k in list(changes) if k in ("encode", "curate", "base_model", "dataset", "gate")}
+    defaults = {
+        "method": "sft", "lora": Lora(rank=4, alpha=8), "learning_rate": 1e-2, "epochs": 3,
+        "windows_per_step": 8, "windows_per_micro": 4,
+    }  # fmt: skip
+    parts = {
+        "base_model": BaseModel(uri="home://bases/tiny"), "dataset": Dataset(uri="rows.jsonl"),
+        "encode": Encode(window_tokens=128), "gate": Gate(policy="standard"),
+    }  # fmt: skip
+    return Recipe(tenant="test", name="tiny", **{**parts, **sections}, finetune=Finetune(**{**defaults, **changes}))
+
+
+def publish_shards(store: Store, curated: Artifact, base: Artifact, *, encode: Encode | None = None) -> Artifact:
+    """Curated rows as `packed_shards`, encoded in this process."""
+    from ft_pipeline.encode import launch, main
+
+    job = launch.encode_job(
+        recipe(encode=encode or Encode(window_tokens=128)),
+        curated=curated.ref, base=base, work=store.work, placement=Placement(),
+    )  # fmt: skip
+    return _run_here(store, job, main.body)
+
+
+def train_here(store: Store, whole: Recipe, shards: Artifact, base: Artifact, **placement: Any) -> Artifact:
+    """Trained `checkpoints`, in this process and without MLflow when FT_MLFLOW is `off`."""
+    from ft_pipeline.finetune import launch, main
+
+    job = launch.train_job(whole, shards=shards, base=base, work=store.work, placement=Placement(**placement))
+    return _run_here(store, job, main.body)
+
+
+def _run_here(store: Store, job: Job, body: Body) -> Artifact:
+    """What LocalWorker does, without the process; signal handlers are put back."""
+    if found := store.find(job.spec):
+        return found
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        body(job, store, Mailbox(job.folder / "messages.jsonl"))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return _published(store.find(job.spec))
 
 
 def _exchange(i: int, seed: int) -> list[dict[str, str]]:

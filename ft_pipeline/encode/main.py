@@ -45,7 +45,6 @@ class Tally:
 
 def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     """Publishes the `packed_shards` of the job. Raises DataError when the template cannot be masked or no row is left."""
-    hide(UNUSED_BY_A_TOKENIZER)
     section = Encode(**job.section)
     curated = store.fetch(job.spec.parents["curated"])
     base = store.fetch(Ref(**job.facts["base"]))
@@ -228,4 +227,5 @@ def _decoded(template: Template, row: Row) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    hide(UNUSED_BY_A_TOKENIZER)
     sys.exit(run_child(body, sys.argv))

@@ -93,7 +93,6 @@ def _prepared(
     job: Job, parts: tuple[Path, Schedule, Metrics, StopRequest], windows: tuple[list[Window], list[Window]]
 ) -> tuple[Run, dict[str, Any]]:
     """The run, ready to step, and what the boundary check found on the untrained model."""
-    hide(UNUSED_BY_A_MODEL)
     from ft_pipeline.finetune.boundary import check_boundaries
     from ft_pipeline.finetune.checkpoint import Checkpoints
     from ft_pipeline.finetune.loop import Run, make_deterministic
@@ -170,4 +169,5 @@ def _completion(run: Run, state: State, boundary: dict[str, Any]) -> dict[str, A
 
 
 if __name__ == "__main__":
+    hide(UNUSED_BY_A_MODEL)
     sys.exit(run_child(body, sys.argv))
