@@ -42,6 +42,7 @@ class Stages(ModelVersions):
                 report_id = _evidence(db, model, report_id)
             if to_stage == "production":
                 _require_approval(model, actor, approved_by)
+                _require_been_there(db, model)
             if to_stage == "archived":
                 _require_undeployed(db, model)
             places = _retire_current(db, model, actor) if to_stage == "production" else []
@@ -157,6 +158,17 @@ def _require_approval(model: ModelVersion, actor: str, approved_by: str | None) 
             f"production of {model.label} is {said}",
             why="Four eyes: whoever moves a version to production may not be the one who approves it.",
             cure="name another person, or the policy that passed it: `policy:<name>`",
+        )
+
+
+def _require_been_there(db: sa.Connection, model: ModelVersion) -> None:
+    """A version that was archived before it reached production cannot skip staging by a rollback."""
+    before = _rows(db, transitions.c.model_id == model.id, transitions.c.to_stage == "production")
+    if model.stage == "archived" and not before:
+        raise UserError(
+            f"{model.label} was archived and never in production",
+            why="A rollback goes back to what was in production once.",
+            cure=f"make a new version: `ft-pipeline run {model.line}`",
         )
 
 

@@ -174,6 +174,13 @@ def test_no_promotion_without_evidence(catalog: Catalog) -> None:
     staging()
 
 
+def test_a_rollback_goes_back_to_what_was_there(catalog: Catalog) -> None:
+    model = staged(catalog, 1, to="staging")
+    catalog.transition(model.id, "archived", actor="ann", reason="not needed")
+    with pytest.raises(UserError, match="never in production"):
+        catalog.transition(model.id, "production", actor="ann", approved_by="bob", reason="short cut")
+
+
 def test_four_eyes(catalog: Catalog) -> None:
     model = staged(catalog, 1, to="staging")
     for approved_by in (None, "", "ann"):

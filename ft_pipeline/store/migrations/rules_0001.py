@@ -81,6 +81,12 @@ RULES = (
         message="another version of this model line is in production",
     ),
     Rule(
+        name="rollback", table="transitions", event="INSERT",
+        when="NEW.from_stage = 'archived' AND NEW.to_stage = 'production' AND NOT EXISTS"
+        " (SELECT 1 FROM transitions WHERE model_id = NEW.model_id AND to_stage = 'production')",
+        message="a rollback goes back to what was in production once",
+    ),
+    Rule(
         name="not_while_deployed", table="transitions", event="INSERT",
         when="NEW.to_stage = 'archived' AND EXISTS (SELECT 1 FROM deployments WHERE model_id = NEW.model_id)",
         message="a deployed version cannot be archived",
