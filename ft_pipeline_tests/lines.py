@@ -115,7 +115,7 @@ def adapter(
 
 
 def report(store: Store, made: dict[str, Artifact], *, verdict: str = "PASS", auto_promote: bool = True) -> Artifact:
-    """An eval report with a holdout and a benchmark; the benchmark carries the verdict."""
+    """Of the artifacts `adapter`, `base_model` and `curated_dataset`: an eval report with a holdout and a benchmark; the benchmark carries the verdict."""
     gates = [_gate("holdout", "holdout", "PASS"), _gate("arithmetic", "benchmark", verdict)]
     body = {"verdict": verdict, "policy": "dev", "reason": "x", "gates": gates}
     parents = {

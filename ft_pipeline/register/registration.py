@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import FtError
+from ft_pipeline.errors import FtError, GateRefused
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.register import promotion
 from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT
@@ -24,7 +24,7 @@ from ft_pipeline.store.manifest import Ref, Spec
 
 HERE = Path(__file__).parent
 COMPLETION = "completion.json"
-SHOWN = ("steps", "windows_consumed", "validation_loss")
+SHOWN = ("steps", "windows_consumed", "rows", "trained_tokens", "validation_loss_before", "validation_loss")
 """Fields of the completion proof that the card shows."""
 
 
@@ -60,8 +60,9 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
     line = candidate.recipe.key
     evidence = read_evidence(store, candidate.report)
     require_about(evidence, adapter=candidate.adapter, base=candidate.base)
-    require_pass(evidence, line)
     roots = walk(store, "adapter", candidate.adapter), walk(store, "report", candidate.report)
+    _require_own_base(candidate, roots[0], evidence, catalog=catalog)
+    require_pass(evidence, line)
     model = catalog.register(_new_model(candidate, store, roots[0]))
     report_id = catalog.add_report(
         model.id, candidate.base.digest, evidence.suite_sha256, evidence.passed, candidate.report.digest
@@ -76,6 +77,24 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
         evidence=evidence,
         adapter=roots[0],
         reused=model.registered_digest is not None,
+    )
+
+
+def _require_own_base(candidate: Candidate, adapter: Link, evidence: Evidence, *, catalog: Catalog) -> None:
+    """When the base moved, the verdict on the new one is evidence about the versions that exist, not a new version."""
+    trained_on = adapter.manifest.parents["base"]
+    if trained_on == candidate.base:
+        return
+    for model in catalog.models(candidate.recipe.tenant):
+        if model.line == candidate.recipe.key and model.adapter_digest == candidate.adapter.digest:
+            catalog.add_report(
+                model.id, candidate.base.digest, evidence.suite_sha256, evidence.passed, candidate.report.digest
+            )
+    raise GateRefused(
+        f"the base of {candidate.recipe.key} moved from {trained_on.digest[:12]} to {candidate.base.digest[:12]}; "
+        f"the adapter says {evidence.verdict} there",
+        why="A version is registered with the base that it was trained on; the verdict on the new base is recorded for it.",
+        cure="versions in production go on with their own base; to train on the new one, pin its revision in the recipe",
     )
 
 

@@ -74,6 +74,25 @@ def test_a_report_about_another_adapter_or_base_is_refused(home, store, catalog,
             register(candidate, store=store, catalog=catalog, settings=home)
 
 
+def test_a_moved_base_makes_no_version_but_is_remembered(home, store, catalog, recipe, make):
+    version = make(1).model
+    made = lines.publish_line(store, catalog, base=lines.plain_base(store), seed=1)
+    moved = made | {"base_model": lines.plain_base(store, "bumped")}
+    candidate = Candidate(
+        recipe=recipe,
+        adapter=made["adapter"].ref,
+        report=lines.report(store, moved).ref,
+        base=moved["base_model"].ref,
+        run_id="r",
+    )
+    with pytest.raises(GateRefused, match="base of acme/router moved"):
+        register(candidate, store=store, catalog=catalog, settings=home)
+    assert catalog.models() == [version]
+    catalog.set_pool("p", version.base_digest)
+    catalog.deploy("p", version.id)
+    catalog.set_pool("p", candidate.base.digest)
+
+
 def test_production_needs_a_second_person_where_the_policy_does_not_decide(make, catalog, store):
     model = make(auto_promote=False).model
     move = {"store": store, "actor": "ann", "reason": "ready"}
