@@ -28,7 +28,7 @@ from ft_pipeline.curate.statistics import statistics
 from ft_pipeline.curate.table import write_table
 from ft_pipeline.curate.validate import ControlTokens
 from ft_pipeline.errors import DataError, RecipeError
-from ft_pipeline.recipe import Curate, identity
+from ft_pipeline.recipe import Curate, Recipe, identity
 from ft_pipeline.store.artifacts import Artifact, Draft, Store
 from ft_pipeline.store.files import write_atomic
 from ft_pipeline.store.fingerprint import canonical_json, code_digest
@@ -66,12 +66,7 @@ def curate(
             cure="0.9 drops rows that differ in a few words",
         )
     tokens = control_tokens(store, base) if base else ()
-    spec = Spec(
-        kind=CURATED_KIND,
-        config={**identity(config), "layout": layout, "tokenizer_control_tokens": list(tokens)},
-        parents={"raw": raw},
-        code=code_version(),
-    )
+    spec = _spec(config, layout, tokens, raw=raw)
     if found := store.find(spec):
         log(listener, f"curated rows unchanged: {found.ref.digest[:12]} is reused")
         return found
@@ -82,6 +77,20 @@ def curate(
     duplicates = find_duplicates(rows, near.policy, near.threshold, listener=listener)
     _warn(duplicates, near.policy, listener)
     return _publish(store, spec, examined, duplicates=duplicates, config=config)
+
+
+def curated_spec(recipe: Recipe, *, raw: Ref, base: Ref, store: Store) -> Spec:
+    """What a run of the recipe would look for in the store before it computes anything."""
+    return _spec(recipe.curate, recipe.dataset.layout, control_tokens(store, base), raw=raw)
+
+
+def _spec(config: Curate, layout: str, tokens: Sequence[str], *, raw: Ref) -> Spec:
+    return Spec(
+        kind=CURATED_KIND,
+        config={**identity(config), "layout": layout, "tokenizer_control_tokens": list(tokens)},
+        parents={"raw": raw},
+        code=code_version(),
+    )
 
 
 def _examined(raw: Artifact, config: Curate, *, layout: str, tokens: tuple[str, ...], listener: Listener) -> Examined:
