@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ft_pipeline.gate.artifact import GateResult, Verdict
 
@@ -16,6 +17,9 @@ COLOURS = {
     Verdict.ERROR: "#7b2d8b",
     Verdict.SKIPPED: "#7a7f87",
 }
+
+WIDEST = 12
+"""Points to each side of the line: what is decided happens there, and a gain of 50 points would hide it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +55,9 @@ def draw_forest(path: Path, gates: Sequence[GateResult]) -> None:
         if found is None:
             axes.text(0, row, f" {gate.verdict.lower()}", color=colour, va="center", fontsize=9)
             continue
-        axes.plot([found.low, found.high], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
-        axes.plot([found.point], [row], "o", color=colour, markersize=7)
+        _draw(axes, row, (found, colour))
     axes.axvline(0, color="#333333", linewidth=1.2, linestyle="--")
+    axes.set_xlim(-WIDEST * 1.15, WIDEST * 1.15)
     axes.set_yticks(range(len(gates)), [f"{g.name}  {g.verdict}" for g in gates], fontsize=9)
     axes.set_ylim(len(gates) - 0.5, -0.5)
     axes.set_xlabel("points from the policy's line (right of it is good)", fontsize=9)
@@ -62,6 +66,23 @@ def draw_forest(path: Path, gates: Sequence[GateResult]) -> None:
     axes.grid(axis="x", color="#e4e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
     figure.savefig(path, metadata={"Software": None})
+
+
+def _draw(axes: Any, row: int, mark: tuple[Clearance, str]) -> None:
+    """One interval; where it lies beyond the picture an arrow at the edge and its distance."""
+    found, colour = mark
+    if abs(found.point) > WIDEST:
+        edge, arrow = (WIDEST, ">") if found.point > 0 else (-WIDEST, "<")
+        axes.plot([edge], [row], arrow, color=colour, markersize=8)
+        side = "right" if found.point > 0 else "left"
+        axes.annotate(
+            f"{found.point:+.0f}", (edge, row), (-10 if found.point > 0 else 10, 0), textcoords="offset points",
+            ha=side, va="center", fontsize=9, color=colour,
+        )  # fmt: skip
+        return
+    low, high = max(found.low, -WIDEST * 1.15), min(found.high, WIDEST * 1.15)
+    axes.plot([low, high], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
+    axes.plot([found.point], [row], "o", color=colour, markersize=7)
 
 
 def as_markdown(path: Path, title: str) -> str:

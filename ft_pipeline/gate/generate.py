@@ -39,7 +39,16 @@ def render(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any = None
             why="Without it nobody knows how a conversation reaches the model.",
             cure="use a base with a chat template, or rows of prompt and completion",
         )
-    text = tokenizer.apply_chat_template(list(messages), tools=tools, add_generation_prompt=True, tokenize=False)
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tools=tools, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise DataError(
+            f"the chat template refuses a conversation of roles {[m['role'] for m in messages]}: {error}",
+            why="What the template cannot say was never asked of the model.",
+            cure="drop such rows, for example those with a system turn, or use a base whose template takes them",
+        ) from None
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

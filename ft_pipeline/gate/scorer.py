@@ -1,6 +1,7 @@
 """Log-likelihoods of the choices of multiple-choice questions: fixed batches of similar length, log-softmax in fp32 where scored.
 
 The prediction is the choice with the highest log-likelihood per character (`acc_norm` of lm-evaluation-harness); the first of equals.
+The choices of a question share one pass over its context: they lie behind it side by side, each blind to the others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ft_pipeline.gate.samples import SCORE_DIGITS, NotANumber, Sample, excerpt, 
 
 BATCH_TOKENS = 4096
 """Padded tokens of one forward pass: part of the result in low precision, so it is a constant and not a setting."""
+SHARED_CONTEXT = {"llama", "qwen2", "qwen3", "mistral", "smollm3"}
+"""Model types with rotary positions and full attention, where one pass over the context serves all choices exactly."""
 Ticker = Callable[[int, int], None]
 
 
@@ -30,12 +33,28 @@ class Scored:
     """Index of the first token of the choice."""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence of a batch: a shared prefix, then tails that each see the prefix and themselves."""
+
+    first: int
+    """Index of the first tail in the flat list of choices."""
+    prefix: tuple[int, ...]
+    tails: tuple[tuple[int, ...], ...]
+    unscored: tuple[int, ...]
+    """Per tail: how many of its tokens still belong to the context."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the sequence."""
+        return len(self.prefix) + sum(map(len, self.tails))
+
+
 def answers(model: Any, tokenizer: Any, questions: Sequence[Question], *, tick: Ticker) -> list[Sample]:
     """One sample per question, in order; score 1.0 when the predicted choice is the right one. Raises NotANumber, DataError."""
     encoded = [encode(tokenizer, q) for q in questions]
     _fit(questions, encoded, model)
-    flat = [choice for choices in encoded for choice in choices]
-    sums = iter(log_likelihoods(model, flat, tick))
+    sums = iter(log_likelihoods(model, encoded, tick))
     return [_sample(q, choices, [next(sums) for _ in choices]) for q, choices in zip(questions, encoded, strict=True)]
 
 
@@ -46,55 +65,111 @@ def encode(tokenizer: Any, question: Question) -> list[Scored]:
     scored = []
     for choice in question.choices:
         ids = start + tokenizer(question.context + choice, add_special_tokens=not start)["input_ids"]
-        cut = min(len(context), len(ids) - 1)
-        while cut > 1 and ids[:cut] != context[:cut]:
-            cut -= 1
-        scored.append(Scored(tuple(ids), max(cut, 1)))
+        scored.append(Scored(tuple(ids), max(_common([context, ids[:-1]]), 1)))
     return scored
 
 
-def log_likelihoods(model: Any, sequences: Sequence[Scored], tick: Ticker) -> list[float]:
-    """Sum of the log-probabilities of each choice's tokens, in nats, in the given order whatever the order of work."""
-    result, done = [0.0] * len(sequences), 0
-    for batch in batches(sequences):
-        for index, value in zip(batch, _batch(model, [sequences[i] for i in batch]), strict=True):
+def log_likelihoods(model: Any, encoded: Sequence[Sequence[Scored]], tick: Ticker) -> list[float]:
+    """Sum of the log-probabilities of each choice's tokens, in nats, question by question whatever the order of work."""
+    rows = list(_rows(encoded, shared=_shares_context(model)))
+    result, done = [0.0] * sum(map(len, encoded)), 0
+    for batch in batches(rows):
+        for index, value in _batch(model, batch):
             result[index] = value
-        done += len(batch)
-        tick(done, len(sequences))
+            done += 1
+        tick(done, len(result))
     return result
 
 
-def batches(sequences: Sequence[Scored]) -> Iterator[list[int]]:
-    """Indices in batches of at most BATCH_TOKENS padded tokens, longest first: a function of the set of sequences alone."""
-    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].ids), -sequences[i].start, sequences[i].ids))
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * len(sequences[batch[0]].ids) > BATCH_TOKENS:
+def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Rows in batches of at most BATCH_TOKENS padded tokens, longest first: a function of the set of questions alone."""
+    order = sorted(rows, key=lambda r: (-r.num_tokens, -len(r.prefix), r.prefix, r.tails))
+    batch: list[Row] = []
+    for row in order:
+        if batch and (len(batch) + 1) * batch[0].num_tokens > BATCH_TOKENS:
             yield batch
             batch = []
-        batch.append(index)
+        batch.append(row)
     if batch:
         yield batch
 
 
-def _batch(model: Any, sequences: Sequence[Scored]) -> list[float]:
-    """Right-padded rows: causal attention never looks at the padding, so positions need no shift."""
-    width = max(len(s.ids) for s in sequences)
-    device = model.device
-    ids = torch.tensor([[*s.ids, *[0] * (width - len(s.ids))] for s in sequences], device=device)
-    lengths = torch.tensor([len(s.ids) for s in sequences], device=device)
-    starts = torch.tensor([s.start for s in sequences], device=device)
-    places = torch.arange(width, device=device)
-    first = int(starts.min()) - 1
-    kept = places[first : width - 1]
+def _rows(encoded: Sequence[Sequence[Scored]], *, shared: bool) -> Iterator[Row]:
+    """One row per question, or one per choice where the model cannot share a context."""
+    first = 0
+    for choices in encoded:
+        for group in [choices] if shared else [[c] for c in choices]:
+            cut = max(min(_common([c.ids for c in group]), *(c.start for c in group)), 1)
+            unscored = tuple(c.start - cut for c in group)
+            yield Row(first, group[0].ids[:cut], tuple(c.ids[cut:] for c in group), unscored)
+            first += len(group)
+
+
+def _batch(model: Any, rows: Sequence[Row]) -> list[tuple[int, float]]:
+    """(index of the choice, sum of its log-probabilities) of every tail of the rows. Padding is on the right."""
+    width, device = max(r.num_tokens for r in rows), model.device
+    pad = [[0] * (width - r.num_tokens) for r in rows]
+    ids = torch.tensor(
+        [[*r.prefix, *(t for tail in r.tails for t in tail), *p] for r, p in zip(rows, pad, strict=True)]
+    )
+    positions = torch.tensor([_positions(r) + p for r, p in zip(rows, pad, strict=True)])
+    targets = [(b, *place) for b, row in enumerate(rows) for place in _targets(row)]
+    where, at, token, owner = (list(column) for column in zip(*targets, strict=True))
+    first = min(at)
     logits = model(
-        input_ids=ids, attention_mask=(places < lengths[:, None]).long(), use_cache=False, logits_to_keep=kept
+        input_ids=ids.to(device), position_ids=positions.to(device), attention_mask=_mask(rows, width, model),
+        use_cache=False, logits_to_keep=torch.arange(first, max(at) + 1, device=device),
     ).logits  # fmt: skip
-    scored = (kept + 1 >= starts[:, None]) & (kept + 1 < lengths[:, None])
-    picked = torch.log_softmax(logits[scored].float(), dim=-1).gather(1, ids[:, first + 1 :][scored][:, None])[:, 0]
-    per_token = torch.zeros(scored.shape, dtype=torch.float64, device=device)
-    per_token[scored] = picked.double()
-    return per_token.sum(dim=1).tolist()
+    scored = logits[where, [a - first for a in at]].float()
+    picked = torch.log_softmax(scored, dim=-1)[range(len(token)), token].double().tolist()
+    sums: dict[int, float] = {}
+    for index, value in zip(owner, picked, strict=True):
+        sums[index] = sums.get(index, 0.0) + value
+    return list(sums.items())
+
+
+def _positions(row: Row) -> list[int]:
+    """Every tail counts on from the end of the prefix."""
+    start = len(row.prefix)
+    return [*range(start), *(start + i for tail in row.tails for i in range(len(tail)))]
+
+
+def _targets(row: Row) -> Iterator[tuple[int, int, int]]:
+    """(place whose logits predict it, token, index of the choice) of every scored token."""
+    before = len(row.prefix)
+    for k, (tail, unscored) in enumerate(zip(row.tails, row.unscored, strict=True)):
+        for i in range(unscored, len(tail)):
+            yield (before + i - 1 if i else len(row.prefix) - 1), tail[i], row.first + k
+        before += len(tail)
+
+
+def _mask(rows: Sequence[Row], width: int, model: Any) -> torch.Tensor:
+    """Plain rows: 1 for tokens, 0 for padding. Shared rows: an additive mask [rows, 1, width, width], causal and blind between tails."""
+    if all(len(r.tails) == 1 for r in rows):
+        mask = torch.tensor([[1] * r.num_tokens + [0] * (width - r.num_tokens) for r in rows])
+        return mask.to(model.device)
+    segment = torch.tensor([_segments(r) + [-1] * (width - r.num_tokens) for r in rows])
+    seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    seen &= torch.ones(width, width, dtype=torch.bool).tril()
+    closed = torch.finfo(model.dtype).min
+    return torch.zeros(seen.shape, dtype=model.dtype).masked_fill(~seen, closed)[:, None].to(model.device)
+
+
+def _segments(row: Row) -> list[int]:
+    """0 for the prefix, then 1, 2, ... per tail."""
+    return [0] * len(row.prefix) + [k for k, tail in enumerate(row.tails, 1) for _ in tail]
+
+
+def _shares_context(model: Any) -> bool:
+    config = model.config
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return config.model_type in SHARED_CONTEXT and not windowed
+
+
+def _common(sequences: Sequence[Sequence[int]]) -> int:
+    """Length of the common prefix."""
+    shortest = min(map(len, sequences))
+    return next((i for i in range(shortest) if len({s[i] for s in sequences}) > 1), shortest)
 
 
 def _sample(question: Question, choices: Sequence[Scored], sums: Sequence[float]) -> Sample:

@@ -160,7 +160,7 @@ def _benchmark(evidence: Evidence, pairs: st.Pairs, rules: tuple[float, Policy])
         difference=st.rounded(pairs.difference), low=st.rounded(interval.low), high=st.rounded(interval.high),
         threshold=-policy.warn_margin, rows=pairs.rows,
         rule=f"falls by less than {points(policy.warn_margin)}; {points(policy.block_margin)} lower fails at once",
-        facts={"mcnemar_p": st.rounded(st.mcnemar(pairs)), "holm_p": st.rounded(p_value), **_discordance(rows)},
+        facts={"mcnemar_p": _short(st.mcnemar(pairs)), "holm_p": _short(p_value), **_discordance(rows)},
     )  # fmt: skip
     verdict = _benchmark_verdict(result, p_value, policy)
     return replace(result, verdict=verdict, reason=_benchmark_reason(replace(result, verdict=verdict), policy))
@@ -222,6 +222,10 @@ def _discordance(pairs: Sequence[Pair]) -> dict[str, int]:
 
 def _moved(value: float, by: float) -> float | None:
     return st.rounded(value + by) if math.isfinite(value) else None
+
+
+def _short(p_value: float) -> float:
+    return float(f"{p_value:.3g}")
 
 
 def _number(value: float | None) -> float:

@@ -38,6 +38,7 @@ def test_a_compressed_suite_is_the_same_suite(store, home, tmp_path) -> None:
     assert publish_suite(store, home, name="sums", uri=f"file://{packed}", kind="multiple_choice").ref == plain.ref
 
 
+@pytest.mark.slow
 def test_a_suite_in_a_bucket(store, home, tmp_path, s3_bucket, monkeypatch) -> None:
     import fsspec
 

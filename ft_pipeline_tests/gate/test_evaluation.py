@@ -108,6 +108,7 @@ def test_a_full_fine_tune_is_compared_too(gate, job_of, evaluate, adapter_folder
     assert read_report(artifact).gate("letters").difference == 0
 
 
+@pytest.mark.slow
 def test_a_changed_policy_is_another_report_and_a_moved_suite_is_not(gate, job_of, home) -> None:
     first = job_of(gate, "zero").spec.fingerprint
     assert job_of(replace(gate, policy="staging"), "zero").spec.fingerprint != first

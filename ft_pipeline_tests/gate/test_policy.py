@@ -8,8 +8,9 @@ from ft_pipeline.errors import NotFoundError, RecipeError
 from ft_pipeline.gate.policy import parse_policy, policy_json, policy_names, read_policy
 
 
-def test_the_four_policies_grow_stricter() -> None:
-    assert policy_names() == ["dev", "production", "regulated", "staging"]
+def test_the_policies_grow_stricter_and_only_those_of_one_machine_promote_by_themselves() -> None:
+    assert policy_names() == ["dev", "local", "production", "regulated", "staging"]
+    assert [n for n in policy_names() if read_policy(n).auto_promote] == ["dev", "local"]
     dev, staging, production, regulated = (read_policy(n) for n in ("dev", "staging", "production", "regulated"))
     assert dev.decision == "point" and staging.decision == "ci"
     assert len(dev.required) < len(staging.required) < len(production.required)
