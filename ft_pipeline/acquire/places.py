@@ -105,7 +105,11 @@ class Desk:
         if isinstance(file, LocalFile):
             return _stream(file.path, target, meter)
         whole, digest = self._fetch(file, meter)
-        target.hardlink_to(whole)
+        try:
+            target.hardlink_to(whole)
+        except OSError:
+            # exFAT and some network file systems have no hard links
+            return _stream(whole, target, meter)
         return digest
 
     def _fetch(self, file: RemoteFile, meter: Meter) -> tuple[Path, str]:
