@@ -1,0 +1,68 @@
+"""What is refused before anything is computed, and the names that go into an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ft_pipeline.errors import RecipeError
+from ft_pipeline.finetune.artifact import base_name, checkpoints_spec, refuse_misfit, refuse_unsupported
+from ft_pipeline.recipe import Lora
+from ft_pipeline_tests import tiny
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"method": "dpo", "beta": 0.1}, "preference training arrives with a later one"),
+        ({"beta": 0.1}, "belongs to dpo"),
+        ({"epochs": 0}, "at least 1"),
+        ({"warmup_share": 1.0}, "below 1"),
+        ({"lora": Lora(rank=8, alpha=16, quantize="nf4")}, "CUDA"),
+        ({"lora": Lora(rank=8, alpha=16, targets=("q_proj", "lm_head"))}, "head or the embedding"),
+        ({"lora": Lora(rank=0, alpha=16)}, "rank 0"),
+        ({"lora": Lora(rank=8, alpha=16, dropout=1.0)}, "dropout 1.0"),
+    ],
+)
+def test_what_this_version_cannot_train_is_refused_with_the_reason(changes, says):
+    with pytest.raises(RecipeError, match=says):
+        refuse_unsupported(tiny.recipe(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"lora": None}, {"method": "cpt"}, {"lora": Lora(rank=8, alpha=16, dropout=0.1)}]
+)
+def test_what_it_can_train_is_not(changes):
+    refuse_unsupported(tiny.recipe(**changes))
+
+
+def test_fewer_windows_than_one_step_are_refused(road):
+    with pytest.raises(RecipeError, match="windows_per_step 4096 is more than the"):
+        refuse_misfit(tiny.recipe(windows_per_step=4096).finetune, shards=road.shards, base=road.base)
+
+
+def test_every_field_of_the_section_and_every_parent_changes_the_fingerprint(road):
+    section = tiny.recipe().finetune
+    parents = {"shards": road.shards.ref, "base": road.base.ref}
+    specs = [
+        checkpoints_spec(section, **parents),
+        checkpoints_spec(replace(section, seed=1), **parents),
+        checkpoints_spec(replace(section, learning_rate=2e-2), **parents),
+        checkpoints_spec(section, shards=road.shards.ref, base=replace(road.base.ref, digest="0" * 64)),
+    ]
+    assert len({spec.fingerprint for spec in specs}) == 4
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("hf://meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("hf://meta-llama/Llama-3.1-8B@main", "meta-llama/Llama-3.1-8B"),
+        ("home://bases/tiny", "tiny"),
+        ("s3://bucket/models/tiny/", "tiny"),
+        ("/models/tiny", "tiny"),
+    ],
+)
+def test_a_base_is_named_without_its_location(uri, name):
+    assert base_name(uri) == name
