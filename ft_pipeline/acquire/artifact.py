@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import IntegrityError
 from ft_pipeline.store.artifacts import Artifact, Store
-from ft_pipeline.store.fingerprint import sha256_bytes
 from ft_pipeline.store.manifest import Ref
 
 RAW_KIND = "raw_dataset"
@@ -51,15 +49,8 @@ def control_tokens(store: Store, base: Ref) -> tuple[str, ...]:
     """The special added tokens of a base model's tokenizer, sorted: text that would be read as a turn mark.
 
     Reads `tokenizer.json` alone, verified against the manifest, so that no weights travel. Added tokens that are not
-    special (runs of spaces in GPT-NeoX tokenizers) are ordinary text. Raises IntegrityError.
+    special (runs of spaces in GPT-NeoX tokenizers) are ordinary text. Raises NotFoundError, IntegrityError.
     """
-    manifest = store.manifest(base.kind, base.fingerprint)
-    content = store.bucket.read(f"{base.path}/{TOKENIZER}")
-    if manifest is None or content is None or sha256_bytes(content) != manifest.files[TOKENIZER].sha256:
-        raise IntegrityError(
-            f"{base.path}/{TOKENIZER} is missing or was changed",
-            why="Control tokens are read from it, and a row that holds one can break out of its turn.",
-            cure="delete the artifact's folder and run the recipe again",
-        )
+    content = store.fetch_file(base, TOKENIZER).read_bytes()
     added = json.loads(content).get("added_tokens", [])
     return tuple(sorted({t["content"] for t in added if t.get("special") and t.get("content")}))

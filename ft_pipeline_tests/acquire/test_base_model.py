@@ -11,8 +11,9 @@ import pytest
 
 from ft_pipeline.acquire import base_model
 from ft_pipeline.acquire.artifact import control_tokens, digests_of
-from ft_pipeline.errors import DataError, DriftError, NotFoundError, StorageError
+from ft_pipeline.errors import DataError, DriftError, IntegrityError, NotFoundError, StorageError
 from ft_pipeline.recipe import BaseModel
+from ft_pipeline.store.artifacts import open_store
 from ft_pipeline_tests.acquire.hub_server import running_hub
 
 TENSOR = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
@@ -82,6 +83,21 @@ def test_each_file_class_has_its_own_digest(home, store, folder, name, content, 
 
 def test_control_tokens_are_the_special_added_tokens(home, store, folder):
     assert control_tokens(store, acquire(home, store, folder).ref) == ("<|end|>", "<|user|>")
+
+
+def test_control_tokens_come_from_a_store_in_a_bucket_without_the_weights(home, folder, s3_bucket, s3_endpoint):
+    remote = open_store(replace(home, store_uri=f"{s3_bucket}/store", s3_endpoint=s3_endpoint))
+    ref = acquire(home, remote, folder).ref
+    shutil.rmtree(home.work / "cache")
+    assert control_tokens(remote, ref) == ("<|end|>", "<|user|>")
+    assert {p.name for p in (home.work / "cache").rglob("*") if p.is_file()} == {"tokenizer.json"}
+
+
+def test_a_changed_tokenizer_is_not_read(home, store, folder):
+    base = acquire(home, store, folder)
+    base.file("tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(IntegrityError):
+        control_tokens(store, base.ref)
 
 
 @pytest.mark.parametrize(
