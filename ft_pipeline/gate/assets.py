@@ -71,7 +71,7 @@ def _check(artifact: Artifact, report: EvalReport) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR,
         description=check_description(report),
         metadata={
-            "what happened": dg.MetadataValue.md(f"**{report.verdict}**: {report.reason}."),
+            "what happened": dg.MetadataValue.text(f"{report.verdict}: {report.reason}."),
             "gates": dg.MetadataValue.md(gate_table(report)),
             "forest": dg.MetadataValue.md(as_markdown(artifact.file(FOREST), "gates")),
             "next steps": dg.MetadataValue.md(next_steps(report)),
