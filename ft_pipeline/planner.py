@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from ft_pipeline.curate.consolidate import curated_spec
 from ft_pipeline.encode.artifact import base_digests, shards_spec
 from ft_pipeline.errors import FtError
 from ft_pipeline.finetune import artifact as finetune
+from ft_pipeline.gate.evaluation import report_config
+from ft_pipeline.gate.policy import read_policy
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
-from ft_pipeline.store.manifest import Manifest, Spec
+from ft_pipeline.store.manifest import Manifest, Ref, Spec
 
 GIB = 1 << 30
+ROAD = (
+    "raw_dataset", "pinned_base", "curated_dataset", "packed_shards", "checkpoints", "adapter", "eval_report", "registered_model", "deployment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,69 +60,62 @@ def plan(house: House, found: Recipe) -> Plan:
     refuse_impossible(found)
     made = _made(house, found)
     shape = _shape(house, made["pinned_base"])
-    trained = (
-        lora_parameters(shape, found.finetune.lora.rank)
-        if shape and found.finetune.lora
-        else shape and shape["parameters"]
-    )
+    trained = trained_parameters(found, shape) if shape else None
     return Plan(
         steps=tuple(_step(asset, made[asset]) for asset in made),
         optimizer_steps=_optimizer_steps(found, made["packed_shards"]),
-        trained_parameters=trained or None,
+        trained_parameters=trained,
         memory_gib=_memory(found, shape, trained) if shape and trained else None,
     )
 
 
 def _step(asset: str, there: Manifest | None) -> Step:
-    return Step(
-        asset=asset, state="reuse" if there else "compute", why=there.digest[:12] if there else "not in the store"
-    )
+    why = there.digest[:12] if there else "not in the store"
+    return Step(asset=asset, state="reuse" if there else "compute", why=why)
 
 
 def _made(house: House, found: Recipe) -> dict[str, Manifest | None]:
     """Asset -> its manifest when the run would find it, in the order of the road."""
-    heads = {
-        asset: house.store.manifest(ref.kind, ref.fingerprint) for asset, ref in house.catalog.heads(found.key).items()
-    }
+    heads = {a: house.store.manifest(ref.kind, ref.fingerprint) for a, ref in house.catalog.heads(found.key).items()}
+    made: dict[str, Manifest | None] = dict.fromkeys(ROAD)
     raw, base = heads.get("raw_dataset"), heads.get("pinned_base")
-    curated = _at(house, raw and base and curated_spec(found, raw=raw.ref, base=base.ref, store=house.store))
-    whole_base = house.store.fetch(base.ref) if base and curated else None
-    shards = _at(
-        house,
-        curated
-        and whole_base
-        and shards_spec(found.encode, curated=curated.ref, base_digests=base_digests(whole_base)),
-    )
-    trained = _at(
-        house, shards and base and finetune.checkpoints_spec(found.finetune, shards=shards.ref, base=base.ref)
-    )
-    adapter = _at(
-        house,
-        trained and shards and base
-        and finetune.adapter_spec(found.base_model.uri, checkpoints=trained.ref, shards=shards.ref, base=base.ref),
-    )  # fmt: skip
-    report = heads.get("eval_report")
-    same = (
-        report
-        and adapter
-        and report.parents.get("adapter") == adapter.ref
-        and report.config["policy_name"] == found.gate.policy
-    )
-    return {
-        "raw_dataset": raw,
-        "pinned_base": base,
-        "curated_dataset": curated,
-        "packed_shards": shards,
-        "checkpoints": trained,
-        "adapter": adapter,
-        "eval_report": report if same else None,
-        "registered_model": heads.get("registered_model") if same else None,
-        "deployment": heads.get("deployment") if same else None,
-    }
+    made.update(raw_dataset=raw, pinned_base=base)
+    if raw and base:
+        made.update(_walk(house, found, raw=raw.ref, base=base.ref))
+    report, adapter = heads.get("eval_report"), made["adapter"]
+    if report and adapter and report.parents["adapter"] == adapter.ref and _same_gate(found, report):
+        made.update({asset: heads.get(asset) for asset in ("eval_report", "registered_model", "deployment")})
+    return made
 
 
-def _at(house: House, spec: Spec | None) -> Manifest | None:
-    return house.store.manifest(spec.kind, spec.fingerprint) if spec else None
+def _same_gate(found: Recipe, report: Manifest) -> bool:
+    config = report_config(found.gate, read_policy(found.gate.policy))
+    return config == dict(report.config)
+
+
+def _walk(house: House, found: Recipe, *, raw: Ref, base: Ref) -> Iterator[tuple[str, Manifest]]:
+    """The artifacts from the curated rows to the adapter that are there, up to the first that is not."""
+    specs: list[tuple[str, Callable[[Ref], Spec]]] = [
+        ("curated_dataset", lambda raw: curated_spec(found, raw=raw, base=base, store=house.store)),
+        ("packed_shards", lambda curated: shards_spec(found.encode, curated=curated, base_digests=base_digests(house.store.fetch(base)))),
+        ("checkpoints", lambda shards: finetune.checkpoints_spec(found.finetune, shards=shards, base=base)),
+    ]  # fmt: skip
+    parent, refs = raw, {}
+    for asset, spec_of in specs:
+        made = _there(house, spec_of(parent))
+        if made is None:
+            return
+        yield asset, made
+        parent = refs[asset] = made.ref
+    last = finetune.adapter_spec(
+        found.base_model.uri, checkpoints=refs["checkpoints"], shards=refs["packed_shards"], base=base
+    )
+    if adapter := _there(house, last):
+        yield "adapter", adapter
+
+
+def _there(house: House, spec: Spec) -> Manifest | None:
+    return house.store.manifest(spec.kind, spec.fingerprint)
 
 
 def _optimizer_steps(found: Recipe, shards: Manifest | None) -> int | None:
@@ -157,6 +156,11 @@ def shape_of(config: dict[str, Any]) -> dict[str, int]:
         "vocabulary": vocabulary,
         "parameters": linear + heads + norms,
     }
+
+
+def trained_parameters(found: Recipe, shape: dict[str, int]) -> int:
+    """How many parameters the recipe trains: the adapter's, or all."""
+    return lora_parameters(shape, found.finetune.lora.rank) if found.finetune.lora else shape["parameters"]
 
 
 def lora_parameters(shape: dict[str, int], rank: int) -> int:

@@ -81,12 +81,13 @@ def history(name: str, *, as_json: bool) -> None:
 @json_option
 def report(key: str, *, as_json: bool) -> None:
     """Show the newest gate report of a model line, and where its HTML page is."""
-    from ft_pipeline.cli.summary import gate_rows
+    from ft_pipeline.cli.summary import show_gates
 
     house = resources.open_house()
     artifact = house.store.fetch(house.catalog.head(key, "eval_report"))
     if as_json:
         click.echo(json.dumps(json.loads(artifact.file("verdicts.json").read_text(encoding="utf-8")), indent=2))
         return
-    table(gate_rows(artifact), as_json=False, title=f"{key}  report {artifact.ref.digest[:12]}")
+    console.print(f"[bold]{key}[/bold]  report {artifact.ref.digest[:12]}")
+    show_gates(artifact)
     console.print(f"page: {artifact.file('report.html')}", soft_wrap=True)

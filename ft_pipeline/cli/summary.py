@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import click
+import rich.markup
 
 from ft_pipeline import lineage
 from ft_pipeline.cli.launch import Launched
-from ft_pipeline.cli.show import console, sparkline, table
+from ft_pipeline.cli.show import console, sparkline
 from ft_pipeline.cli.trace import drawn
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
@@ -34,7 +35,7 @@ def show(house: House, found: Recipe, ended: Launched, *, as_json: bool) -> None
     _rows(heads["curated_dataset"])
     _windows(heads["packed_shards"])
     _loss(heads["checkpoints"])
-    table(gate_rows(heads["eval_report"]), as_json=False)
+    show_gates(heads["eval_report"])
     if ended.passed:
         _registered(house, found, heads)
     console.print(f"report page: {heads['eval_report'].file('report.html')}", soft_wrap=True)
@@ -80,24 +81,23 @@ def _loss(checkpoints: Artifact) -> None:
     )
 
 
-def gate_rows(report: Artifact) -> list[dict[str, Any]]:
-    """One row per gate of a report: verdict, both arms, the difference with its interval, the reason."""
-    rows = []
-    for gate in _read(report, "verdicts.json")["gates"]:
-        interval = f"[{gate['low']:+.3f}, {gate['high']:+.3f}]" if gate["low"] is not None else ""
-        verdict = f"[{COLOURS[gate['verdict']]}]{gate['verdict']}[/]"
-        rows.append(
-            {
-                "gate": gate["name"],
-                "verdict": verdict,
-                "base": gate["base"],
-                "adapter": gate["adapter"],
-                "interval": interval,
-                "rows": gate["rows"],
-                "reason": gate["reason"],
-            }
-        )
-    return rows
+def show_gates(report: Artifact) -> None:
+    """One line per gate: verdict, both arms, the interval; below each the reason in words."""
+    body = _read(report, "verdicts.json")
+    console.print(f"[bold]gates[/bold]    {_coloured(body['verdict'])} under policy {body['policy']}")
+    for gate in body["gates"]:
+        interval = f"  [{gate['low']:+.3f}, {gate['high']:+.3f}]" if gate["low"] is not None else ""
+        arms = f"base {_share(gate['base'])} -> adapter {_share(gate['adapter'])}{rich.markup.escape(interval)}  n={gate['rows']:,}"
+        console.print(f"  {_coloured(gate['verdict']):<12} [bold]{gate['name']}[/bold]  {arms}", soft_wrap=True)
+        console.print(f"               {gate['reason']}", style="dim", markup=False, soft_wrap=True)
+
+
+def _coloured(verdict: str) -> str:
+    return f"[{COLOURS[verdict]}]{verdict}[/]"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _registered(house: House, found: Recipe, heads: dict[str, Artifact]) -> None:

@@ -43,6 +43,7 @@ def verify(name: str, *, as_json: bool) -> None:
         house = resources.open_house(listener=listener)
         ref = ref_of(house, name)
         checked = lineage.verify(house.store, ref, listener=listener)
+        moves = house.catalog.verify_history()
         signed = (
             attest.verify_registered(house.store, ref, settings=house.settings)
             if ref.kind == "registered_model"
@@ -51,9 +52,10 @@ def verify(name: str, *, as_json: bool) -> None:
     rows = [{"artifact": c.ref.kind, "digest": c.ref.digest[:12], "files": c.files, "bytes": c.size} for c in checked]
     table(rows, as_json=as_json, title=f"{name}: every byte is what its manifest says")
     if not as_json:
+        whole = f"{sum(c.files for c in checked)} files in {len(checked)} artifacts verified"
+        history = f"; {moves} stage transitions, their chain of hashes whole"
         console.print(
-            f"[green]{sum(c.files for c in checked)} files in {len(checked)} artifacts verified[/green]"
-            + (f", signature by {signed[:12]}" if signed else "")
+            f"[green]{whole}[/green]" + (f"; signature by {signed[:12]}" if signed else "") + history, soft_wrap=True
         )
 
 
