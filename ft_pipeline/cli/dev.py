@@ -50,6 +50,8 @@ def dev(port: int, mlflow_port: int) -> None:
             "127.0.0.1",
             "--port",
             str(mlflow_port),
+            "--workers",
+            "1",
         ],
     }
     started = {name: subprocess.Popen(command, env=environment, cwd=where.home) for name, command in commands.items()}
