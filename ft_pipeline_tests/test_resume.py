@@ -4,44 +4,59 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ft_pipeline.errors import Interrupted, TrainingFailed
 from ft_pipeline.finetune.launch import train_job
-from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.files import Bucket
 from ft_pipeline.workers.job import Placement
 from ft_pipeline.workers.local import LocalWorker
 from ft_pipeline.workers.messages import ignore
 from ft_pipeline_tests import tiny
 
+RECIPE = tiny.recipe(epochs=24)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture
-def road(home, store, tmp_path, monkeypatch):
-    """A job of many small steps, the worker, and what an uninterrupted run of it gives."""
-    monkeypatch.setenv("FT_MLFLOW", "off")
-    base = tiny.publish_base(store, tiny.base_folder(tmp_path / "base"))
+@dataclass(frozen=True)
+class Parents:
+    """A store with the shards and the base of a run, and what the uninterrupted run gives."""
+
+    root: Path
+    base: Artifact
+    shards: Artifact
+    whole: Artifact
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("parents")
+    store = Store(Bucket(str(tmp / "store")), tmp / "work")
+    base = tiny.publish_base(store, tiny.base_folder(tmp / "base"))
     shards = tiny.publish_shards(store, tiny.publish_curated(store, tiny.chat_rows(60), validation=6), base)
-    recipe = tiny.recipe(epochs=60)
-    whole = tiny.train_here(_copy(store, tmp_path), recipe, shards, base)
+    shutil.copytree(tmp / "store", tmp / "trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FT_MLFLOW", "off")
+        trained = Store(Bucket(str(tmp / "trained")), tmp / "work")
+        return Parents(tmp / "store", base, shards, tiny.train_here(trained, RECIPE, shards, base))
+
+
+@pytest.fixture
+def road(home, store, parents, monkeypatch):
+    """A job of many small steps over a fresh store, the worker, and the uninterrupted run's artifact."""
+    monkeypatch.setenv("FT_MLFLOW", "off")
+    shutil.copytree(parents.root, store.bucket.root)
     place = Placement(checkpoint_steps=5)
-    job = train_job(recipe, shards=shards, base=base, work=home.work, placement=place)
-    return job, LocalWorker(home, store), whole
-
-
-def _copy(store: Store, tmp_path: Path) -> Store:
-    """A store with the same parents and no trained artifact."""
-    import shutil
-
-    shutil.copytree(store.bucket.root, tmp_path / "other")
-    return Store(Bucket(str(tmp_path / "other")), tmp_path / "other-work")
+    job = train_job(RECIPE, shards=parents.shards, base=parents.base, work=home.work, placement=place)
+    return job, LocalWorker(home, store), parents.whole
 
 
 def send_at_step(job, step: int, number: int) -> threading.Thread:
@@ -105,12 +120,10 @@ def test_sigterm_exits_75_loses_no_step_and_resumes_bit_for_bit(road):
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_loss_that_is_not_finite_exits_42_and_publishes_nothing(home, store, tmp_path, monkeypatch):
-    monkeypatch.setenv("FT_MLFLOW", "off")
-    base = tiny.publish_base(store, tiny.base_folder(tmp_path / "base"))
-    shards = tiny.publish_shards(store, tiny.publish_curated(store, tiny.chat_rows(60)), base)
+def test_a_loss_that_is_not_finite_exits_42_and_publishes_nothing(road, parents, home):
+    _, worker, _ = road
     recipe = tiny.recipe(learning_rate=1e30)
-    job = train_job(recipe, shards=shards, base=base, work=home.work, placement=Placement())
+    job = train_job(recipe, shards=parents.shards, base=parents.base, work=home.work, placement=Placement())
     with pytest.raises(TrainingFailed, match=r"failed for good: step \d+: loss"):
-        LocalWorker(home, store).run(job, ignore)
-    assert not list(store.all("checkpoints"))
+        worker.run(job, ignore)
+    assert not list(worker.store.all("checkpoints"))

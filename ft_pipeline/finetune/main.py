@@ -23,7 +23,7 @@ from ft_pipeline.finetune.artifact import (
     MODEL_WEIGHTS,
     Completion,
 )  # fmt: skip
-from ft_pipeline.finetune.metrics import NO_MIRROR, Metrics, Mirror, next_attempt
+from ft_pipeline.finetune.metrics import Metrics, Mirror, next_attempt
 from ft_pipeline.finetune.preemption import StopRequest
 from ft_pipeline.finetune.schedule import Schedule
 from ft_pipeline.recipe import Finetune
@@ -80,7 +80,7 @@ def _metrics(job: Job, schedule: Schedule, mailbox: Mailbox) -> Metrics:
     tags = {"recipe_sha256": str(job.facts.get("recipe_sha256", "")), "fingerprint": job.spec.fingerprint}
     experiment = str(job.facts.get("model_line", job.name))
     tags["attempt"] = str(attempt)
-    mirror = None if uri == NO_MIRROR else Mirror(uri, experiment=experiment, tags=tags, listener=mailbox)
+    mirror = None if uri == settings.NO_MLFLOW else Mirror(uri, experiment=experiment, tags=tags, listener=mailbox)
     return Metrics(folder=job.folder, steps=schedule.steps, listener=mailbox, mirror=mirror, attempt=attempt)
 
 

@@ -20,7 +20,6 @@ from ft_pipeline.workers.messages import Listener, log, progress
 
 METRICS, ATTEMPTS = "metrics.jsonl", "attempts.jsonl"
 CLOSE_SECONDS = 60.0
-NO_MIRROR = "off"
 
 
 @dataclass
