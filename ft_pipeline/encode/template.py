@@ -192,7 +192,7 @@ def load_template(folder: Path, *, loss: str) -> Template:
     """The tokenizer and template of a base model's folder. Raises DataError when it is no fast tokenizer or has no EOS."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.is_fast:
         raise DataError(
             "the base model has no fast tokenizer",

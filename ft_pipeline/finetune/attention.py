@@ -22,28 +22,23 @@ SHORTEST = 0.75
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stack:
-    """Rows of like length: `gather` [rows * width] places in the batch, `keep` those places of the stack that are real."""
-
-    rows: int
-    width: int
-    gather: torch.Tensor
-    keep: torch.Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Segments:
-    """How a flat batch of T tokens is cut into stacks; `back` [T] brings the stacks' real tokens into batch order."""
+    """How a flat batch of T tokens is laid out as stacks of rows of like length, P places with padding."""
 
-    stacks: tuple[Stack, ...]
-    back: torch.Tensor
+    stacks: tuple[tuple[int, int], ...]
+    """(rows, width) of each."""
+    gather: torch.Tensor
+    """[P] token that each place holds; padding places hold token 0."""
+    place: torch.Tensor
+    """[T] place of each token."""
 
 
 def plan_segments(lengths: Sequence[int], *, device: str = "cpu") -> Segments:
     """The stacks of rows that lie back to back with these lengths."""
     starts = np.cumsum([0, *lengths[:-1]])
     by_length = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    stacks, seen = [], []
+    stacks, gathers = [], []
+    place, filled = np.zeros(sum(lengths), np.int64), 0
     while by_length:
         width = lengths[by_length[0]]
         rows = [row for row in by_length if lengths[row] >= SHORTEST * width]
@@ -51,15 +46,12 @@ def plan_segments(lengths: Sequence[int], *, device: str = "cpu") -> Segments:
         gather = np.zeros((len(rows), width), np.int64)
         real = np.arange(width)[None] < np.array([lengths[row] for row in rows])[:, None]
         gather[real] = np.concatenate([np.arange(starts[row], starts[row] + lengths[row]) for row in rows])
-        seen.append(gather[real])
-        stacks.append(
-            Stack(
-                rows=len(rows), width=width,
-                gather=torch.from_numpy(gather.reshape(-1)).to(device),
-                keep=torch.from_numpy(np.flatnonzero(real)).to(device),
-            )
-        )  # fmt: skip
-    return Segments(stacks=tuple(stacks), back=torch.from_numpy(np.argsort(np.concatenate(seen))).to(device))
+        place[gather[real]] = filled + np.flatnonzero(real)
+        filled += gather.size
+        stacks.append((len(rows), width))
+        gathers.append(gather.reshape(-1))
+    whole = torch.from_numpy(np.concatenate(gathers)).to(device)
+    return Segments(stacks=tuple(stacks), gather=whole, place=torch.from_numpy(place).to(device))
 
 
 def register() -> None:
@@ -79,24 +71,46 @@ def attend(module: Any, *tensors: Any, **options: Any) -> tuple[torch.Tensor, No
             why="Rows of one window would read each other.",
             cure="this model class needs the masked road: report it with the model's name",
         )
-    dropout = options.get("dropout", 0.0)
-    flat = [tensor[0].transpose(0, 1) for tensor in tensors[:3]]
-    parts = [_stack(stack, flat, scale=options.get("scaling"), dropout_p=dropout) for stack in segments.stacks]
-    return torch.cat(parts).index_select(0, segments.back)[None], None
+    settings = {"scale": options.get("scaling"), "dropout_p": options.get("dropout", 0.0), "is_causal": True}
+    settings["enable_gqa"] = tensors[0].shape[1] != tensors[1].shape[1]
+    sizes = [rows * width for rows, width in segments.stacks]
+    spread = [_Spread.apply(t[0].transpose(0, 1), segments).split(sizes) for t in tensors[:3]]
+    parts = [_stack(shape, [part[n] for part in spread], settings) for n, shape in enumerate(segments.stacks)]
+    return _Collect.apply(torch.cat(parts), segments)[None], None
 
 
-def _stack(stack: Stack, flat: Sequence[torch.Tensor], **options: Any) -> torch.Tensor:
-    """[real tokens, heads, head_dim] of one stack; `flat` are [T, heads, head_dim]."""
-    query, key, value = (
-        t.index_select(0, stack.gather).view(stack.rows, stack.width, *t.shape[1:]).transpose(1, 2) for t in flat
-    )
-    grouped = query.shape[1] != key.shape[1]
-    out = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped, **options)
-    return (
-        out.transpose(1, 2)
-        .reshape(stack.rows * stack.width, *out.shape[1:2], out.shape[-1])
-        .index_select(0, stack.keep)
-    )
+def _stack(shape: tuple[int, int], parts: Sequence[torch.Tensor], settings: dict[str, Any]) -> torch.Tensor:
+    """[rows * width, heads, head_dim] of one stack; `parts` are query, key, value of that shape."""
+    query, key, value = (part.unflatten(0, shape).transpose(1, 2) for part in parts)
+    return scaled_dot_product_attention(query, key, value, **settings).transpose(1, 2).flatten(0, 1)
+
+
+class _Spread(torch.autograd.Function):
+    """[T, ...] tokens into [P, ...] places. Written out because the backward of an index is a slow scatter-add: here it is an index."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, segments: Segments) -> torch.Tensor:
+        ctx.segments = segments
+        return tokens.index_select(0, segments.gather)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        # a padding place is never attended to and its own output is dropped: its gradient is 0
+        return gradients[0].index_select(0, ctx.segments.place), None
+
+
+class _Collect(torch.autograd.Function):
+    """[P, ...] places back into [T, ...] tokens, padding dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, places: torch.Tensor, segments: Segments) -> torch.Tensor:
+        ctx.segments = segments
+        return places.index_select(0, segments.place)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        whole = gradients[0].new_zeros((len(ctx.segments.gather), *gradients[0].shape[1:]))
+        return whole.index_copy_(0, ctx.segments.place, gradients[0]), None
 
 
 def fits(config: Any) -> bool:

@@ -28,13 +28,27 @@ def test_each_row_attends_as_if_it_were_alone(lengths, heads, seed):
         start += length
 
 
+@given(LENGTHS, st.integers(0, 100))
+@settings(max_examples=25)
+def test_gradients_are_those_of_the_rows_alone(lengths, seed):
+    torch.manual_seed(seed)
+    packed = [torch.randn(1, 2, sum(lengths), 4, requires_grad=True) for _ in range(3)]
+    weight = torch.randn(1, sum(lengths), 2, 4)
+    (attend(None, *packed, None, segments=plan_segments(lengths))[0] * weight).sum().backward()
+    for parts in zip(*[t.detach().split(lengths, 2) for t in packed], *[t.grad.split(lengths, 2) for t in packed],
+                     weight.split(lengths, 1), strict=True):  # fmt: skip
+        alone = [part.clone().requires_grad_() for part in parts[:3]]
+        (scaled_dot_product_attention(*alone, is_causal=True).transpose(1, 2) * parts[6]).sum().backward()
+        assert all(torch.allclose(a.grad, g, atol=1e-5) for a, g in zip(alone, parts[3:6], strict=True))
+
+
 @given(LENGTHS)
 @settings(max_examples=40)
 def test_stacks_hold_every_token_once_with_little_padding(lengths):
     plan = plan_segments(lengths)
-    assert sorted(plan.back.tolist()) == list(range(sum(lengths)))
-    assert sum(s.rows * s.width for s in plan.stacks) <= sum(lengths) / 0.75 + 1e-9
-    assert sum(s.rows for s in plan.stacks) == len(lengths)
+    assert plan.gather[plan.place].tolist() == list(range(sum(lengths)))
+    assert len(plan.gather) == sum(rows * width for rows, width in plan.stacks) <= sum(lengths) / 0.75 + 1e-9
+    assert sum(rows for rows, _ in plan.stacks) == len(lengths)
 
 
 def test_a_model_that_swallows_the_boundaries_is_refused():
