@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ft_pipeline.errors import DataError
@@ -78,7 +78,7 @@ def build(folder: Path, text: Path, *, seed: int = 0, steps: int = STEPS, listen
 
 
 def train_tokenizer(rows: Sequence[dict[str, Any]]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with the chat template; `<|end|>` ends a turn and a document."""
+    """A byte-level BPE tokenizer with the chat template; `<|end|>` ends a turn and a document, and so stands before one (as in GPT-2)."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -87,8 +87,9 @@ def train_tokenizer(rows: Sequence[dict[str, Any]]) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )  # fmt: skip
     bpe.train_from_iterator((part for row in rows for part in _contents(row)), trainer)
+    bpe.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, bpe.token_to_id(END))])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END, pad_token=PAD, additional_special_tokens=[USER, ASSISTANT, SYSTEM],
+        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=PAD, additional_special_tokens=[USER, ASSISTANT, SYSTEM],
         model_max_length=2 * WINDOW_TOKENS, clean_up_tokenization_spaces=False,
     )  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -102,7 +103,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
             num_key_value_heads=4, max_position_embeddings=2 * WINDOW_TOKENS, tie_word_embeddings=True,
-            bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
 
@@ -167,7 +168,9 @@ def _stream(tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict[str, Any]], 
     """All rows as one stream of ids, in an order drawn by the seed, each ended by `<|end|>`."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     texts = [_rendered(tokenizer, rows[i]) for i in order]
-    return torch.tensor([i for ids in tokenizer(texts, verbose=False)["input_ids"] for i in ids])
+    return torch.tensor(
+        [i for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for i in ids]
+    )
 
 
 def _rendered(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> str:
@@ -188,7 +191,9 @@ def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerF
     tokenizer.save_pretrained(draft)
     model.config.architectures = ["LlamaForCausalLM"]
     model.config.save_pretrained(draft)
-    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(draft)
+    GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    ).save_pretrained(draft)
     # not model.save_pretrained: it imports accelerate and deepspeed, 12 s
     weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
