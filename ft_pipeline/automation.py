@@ -52,14 +52,18 @@ def tags_of(found: Recipe, job_id: str) -> dict[str, str]:
 
 
 def known_recipes() -> tuple[list[Recipe], list[str]]:
-    """The recipes of the folders, and in words those files that are none."""
-    found, refused = [], []
+    """The recipes of the folders, and in words those files that are none. One model line is one recipe: the first file has it."""
+    found: dict[str, Recipe] = {}
+    refused = []
     for path in resources.recipe_files(settings.load()).values():
         try:
-            found.append(recipe.read(path))
+            made = recipe.read(path)
         except UserError as error:
             refused.append(error.what)
-    return found, refused
+            continue
+        if found.setdefault(made.key, made) is not made:
+            refused.append(f"{path} is a second recipe of {made.key}: give it another name")
+    return list(found.values()), refused
 
 
 @dg.sensor(
@@ -81,6 +85,13 @@ def recipe_sync(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Ski
     return dg.SensorResult(dynamic_partitions_requests=[recipes.build_add_request(new)])
 
 
+def schedule_name(key: str) -> str:
+    """A Dagster name of a model line: letters, digits and underscores only, and no two lines share one."""
+    plain = key.replace("/", "__").replace("-", "_")
+    readable = plain.replace("__", "/").replace("_", "-") == key
+    return f"retrain_{plain}" + ("" if readable else f"_{hashlib.sha256(key.encode()).hexdigest()[:8]}")
+
+
 def retraining_schedule(found: Recipe) -> dg.ScheduleDefinition:
     """The schedule of one recipe. A retraining whose data and base are unchanged reuses every artifact: it costs seconds."""
 
@@ -90,7 +101,7 @@ def retraining_schedule(found: Recipe) -> dg.ScheduleDefinition:
         return dg.RunRequest(run_key=job_id, partition_key=found.key, tags=tags_of(found, job_id))
 
     return dg.ScheduleDefinition(
-        name="retrain_" + found.key.replace("/", "__").replace("-", "_"),
+        name=schedule_name(found.key),
         cron_schedule=found.schedule,
         job=fine_tune,
         execution_fn=request,

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.acquire.places import listing
 from ft_pipeline.curate.consolidate import curated_spec
 from ft_pipeline.encode.artifact import base_digests, shards_spec
-from ft_pipeline.errors import FtError
+from ft_pipeline.errors import FtError, UserError
 from ft_pipeline.finetune import artifact as finetune
 from ft_pipeline.gate.evaluation import report_config
 from ft_pipeline.gate.policy import read_policy
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
+from ft_pipeline.settings import Settings
 from ft_pipeline.store.manifest import Manifest, Ref, Spec
+from ft_pipeline.store.paths import resolve
 
 GIB = 1 << 30
 ROAD = (
@@ -47,9 +50,27 @@ class Plan:
     """Weights, gradients and Adam states of one process, without activations; None until the base model is in the store."""
 
 
-def refuse_impossible(found: Recipe) -> None:
-    """Raises what would fail later, before anything is computed."""
+def refuse_impossible(found: Recipe, where: Settings) -> None:
+    """Raises what would fail later, before anything is computed: RecipeError, NotFoundError, DataError."""
     finetune.refuse_unsupported(found)
+    read_policy(found.gate.policy)
+    for field, uri in _places(found):
+        if "://" in resolve(uri, where.home):
+            continue
+        try:
+            listing(uri, where, wanted=lambda _name: True, what="file")
+        except UserError as error:
+            raise type(error)(f"{found.key} {field}: {error.what}", why=error.why, cure=error.cure) from None
+
+
+def _places(found: Recipe) -> Iterator[tuple[str, str]]:
+    """Field -> URI of everything that a run reads from outside the store. A pinned dataset may be in the store alone."""
+    yield "base_model", found.base_model.uri
+    if found.dataset.revision is None:
+        yield "dataset", found.dataset.uri
+    yield from ((f"gate.benchmarks {suite.name}", suite.uri) for suite in found.gate.benchmarks)
+    if found.gate.safety:
+        yield "gate.safety", found.gate.safety.uri
 
 
 def plan(house: House, found: Recipe) -> Plan:
@@ -57,7 +78,7 @@ def plan(house: House, found: Recipe) -> Plan:
 
     Exact: each artifact's spec is computed from its parents' digests, as the run does it, until one is not in the store.
     """
-    refuse_impossible(found)
+    refuse_impossible(found, house.settings)
     made = _made(house, found)
     shape = _shape(house, made["pinned_base"])
     trained = trained_parameters(found, shape) if shape else None

@@ -6,6 +6,7 @@ room, which hashes only its own section and its parents' digests: changing one f
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from ft_pipeline.cron import cron_fault
 from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
 from ft_pipeline.store.fingerprint import sha256_json
 
@@ -196,6 +198,8 @@ class Recipe:
                 or len(part) > 60
             ):
                 raise ValueError(f"{part!r} is not a name: lower-case letters, digits, - and _, at most 60")
+        if self.schedule is not None and (fault := cron_fault(self.schedule)):
+            raise ValueError(f"schedule {self.schedule!r}: {fault}")
 
     @property
     def key(self) -> str:
@@ -217,10 +221,10 @@ def recipe_sha256(whole: Recipe) -> str:
 
 def parse(document: Mapping[str, Any], *, origin: str) -> Recipe:
     """The recipe of a document. Raises RecipeError with the path, the value and the nearest valid name."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(Recipe).validate_json(json.dumps(document, allow_nan=False))
+        return _adapter().validate_json(json.dumps(document, allow_nan=False))
     except ValidationError as error:
         raise RecipeError(
             f"{origin} is not a recipe: " + "; ".join(_explain(e) for e in error.errors()),
@@ -233,13 +237,20 @@ def parse(document: Mapping[str, Any], *, origin: str) -> Recipe:
         ) from None
 
 
+@functools.cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Recipe)
+
+
 def read(path: Path) -> Recipe:
     """The recipe in a YAML file. Raises RecipeError, NotFoundError."""
     if not path.is_file():
         raise NotFoundError(f"no recipe at {path}", cure="`ft-pipeline recipes` lists those that are known")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a date like 2026-13-45
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise RecipeError(
@@ -255,7 +266,9 @@ def _explain(error: Any) -> str:
         return f"unknown key {place}: {did_you_mean(loc[-1], _names_at(loc[:-1]))}"
     if error["type"] == "missing":
         return f"{place} is missing"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    if error["type"] == "value_error":
+        return f"{place}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{place}: {error['msg']} (got {error['input']!r})"
 
 
 def _names_at(path: list[str]) -> set[str]:

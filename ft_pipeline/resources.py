@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ class House:
     worker: LocalWorker
     placement: Placement = field(default_factory=Placement)
     listener: Listener = ignore
+    given: Mapping[str, Recipe] = field(default_factory=dict)
+    """Key -> a recipe that is not looked up: one of a file outside the recipe folders."""
 
     def recipe(self, key: str) -> Recipe:
         """The recipe of a partition `tenant/name`. Raises NotFoundError."""
-        return find_recipe(self.settings, key)
+        return self.given.get(key) or find_recipe(self.settings, key)
 
 
 def find_recipe(where: Settings, name: str) -> Recipe:
@@ -57,8 +60,12 @@ def find_recipe(where: Settings, name: str) -> Recipe:
 
 
 def recipe_files(where: Settings) -> dict[str, Path]:
-    """File stem -> path of every recipe file; a folder earlier in the settings wins."""
-    return {p.stem: p for folder in reversed(where.recipe_folders) for p in sorted(folder.glob("*.yaml"))}
+    """File stem -> path of every recipe file; a folder earlier in the settings comes first and wins."""
+    known: dict[str, Path] = {}
+    for folder in where.recipe_folders:
+        for path in sorted(folder.glob("*.yaml")):
+            known.setdefault(path.stem, path)
+    return known
 
 
 def open_house(*, listener: Listener = ignore, placement: Placement | None = None) -> House:

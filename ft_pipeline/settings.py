@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ft_pipeline.errors import UserError
+
 PACKAGE = Path(__file__).parent
 PROJECT = PACKAGE.parent
 NO_MLFLOW = "off"
@@ -65,8 +67,8 @@ def load() -> Settings:
         hf_endpoint=env.get("HF_ENDPOINT") or "https://huggingface.co",
         hf_token=env.get("HF_TOKEN"),
         signing_key=Path(env.get("FT_SIGNING_KEY") or home / "keys" / "signing.pem"),
-        serve_port=int(env.get("FT_SERVE_PORT") or 8321),
-        threads=int(env.get("FT_THREADS") or 2),
+        serve_port=_whole_number("FT_SERVE_PORT", 8321),
+        threads=_whole_number("FT_THREADS", 2),
         actor=env.get("FT_ACTOR") or env.get("USER") or "unknown",
     )
 
@@ -90,6 +92,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+
+
+def _whole_number(name: str, default: int) -> int:
+    said = os.environ.get(name) or str(default)
+    if not said.isdecimal() or int(said) < 1:
+        raise UserError(f"{name} is {said!r}", cure=f"set it to a whole number above 0, or unset it: {default}")
+    return int(said)
 
 
 def _nearest_home() -> Path:

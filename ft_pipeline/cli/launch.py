@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -16,6 +16,7 @@ from ft_pipeline.partitions import recipes
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
 from ft_pipeline.settings import PACKAGE, PROJECT, Settings
+from ft_pipeline.store.files import clear_errors, storage_error
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -52,8 +53,12 @@ def prepare_home(where: Settings) -> Path:
 
 def launch(house: House, found: Recipe) -> Launched:
     """Runs the whole road for a recipe. Raises the room's own FtError when a step fails; a refusing gate is a value."""
+    house = replace(house, given={found.key: found})
     job = definitions.build(house).resolve_job_def("fine_tune")
-    with dg.DagsterInstance.from_config(str(prepare_home(house.settings))) as instance:
+    with (
+        clear_errors(f"writing Dagster's history in {house.settings.dagster_home}"),
+        dg.DagsterInstance.from_config(str(prepare_home(house.settings))) as instance,
+    ):
         instance.add_dynamic_partitions(str(recipes.name), [found.key])
         result = job.execute_in_process(
             instance=instance,
@@ -91,8 +96,9 @@ def _as_ft_error(name: str, text: str) -> FtError:
     what, _, rest = body.partition("\n")
     why, _, cure = rest.partition("Cure: ")
     if isinstance(kind, type) and issubclass(kind, FtError):
-        return kind(what, why=why.strip(), cure=cure.strip())
-    return FtError(f"{name}: {body}", cure="this is a bug in ft_pipeline; the run's page in the UI has the whole trace")
+        return kind(what, why=why.strip("\n"), cure=cure.strip())
+    bug = FtError(f"{name}: {body}", cure="this is a bug in ft_pipeline; the run's page in the UI has the whole trace")
+    return storage_error(OSError(body), "running a step") or bug
 
 
 def _check_text(result: dg.ExecuteInProcessResult) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from ft_pipeline import resources
 from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, table
+from ft_pipeline.store.catalog import Transition
 
 
 @click.command()
@@ -19,7 +22,7 @@ def models(tenant: str | None, *, as_json: bool) -> None:
     """List the registered versions: stage, digests, date."""
     rows = [
         {"model": f"{m.tenant}/{m.name}@{m.version}", "stage": m.stage, "adapter": m.adapter_digest[:12], "base": m.base_digest[:12],
-         "dataset": m.dataset_digest[:12], "report": m.report_digest[:12], "created_at": m.created_at}
+         "dataset": m.dataset_digest[:12], "report": m.report_digest[:12], "created_at": m.created_at if as_json else minute(m.created_at)}
         for m in resources.open_house().catalog.models(tenant)
     ]  # fmt: skip
     table(rows, as_json=as_json, empty="no model is registered yet: `ft-pipeline run RECIPE`")
@@ -48,7 +51,7 @@ def promote(name: str, *, to_stage: str | None, approved_by: str | None, reason:
         approved_by=approved_by,
         reason=reason,
     )
-    table([asdict(moved)], as_json=as_json)
+    table(moves([moved], whole=as_json), as_json=as_json)
 
 
 @click.command()
@@ -61,7 +64,7 @@ def rollback(name: str, reason: str, *, as_json: bool) -> None:
 
     house = resources.open_house()
     moved = promotion.rollback(house.catalog, name, actor=house.settings.actor, reason=reason)
-    table([asdict(moved)], as_json=as_json)
+    table(moves([moved], whole=as_json), as_json=as_json)
 
 
 @click.command()
@@ -70,10 +73,33 @@ def rollback(name: str, reason: str, *, as_json: bool) -> None:
 def history(name: str, *, as_json: bool) -> None:
     """Every stage transition of a model line: who, when, why, on which evidence; hash-chained."""
     table(
-        [asdict(t) for t in resources.open_house().catalog.history(name)],
+        moves(resources.open_house().catalog.history(name), whole=as_json),
         as_json=as_json,
         empty=f"{name} has no history",
     )
+
+
+def moves(found: Sequence[Transition], *, whole: bool) -> list[dict[str, Any]]:
+    """Transitions as rows: every field for JSON, what a person reads for a terminal."""
+    if whole:
+        return [asdict(t) for t in found]
+    return [
+        {
+            "at": minute(t.created_at),
+            "model": t.model,
+            "moved": f"{t.from_stage} > {t.to_stage}",
+            "by": t.actor,
+            "approved_by": t.approved_by,
+            "reason": t.reason,
+            "seal": t.sha256[:8],
+        }
+        for t in found
+    ]
+
+
+def minute(moment: str) -> str:
+    """`2026-11-25 22:00` of an ISO time."""
+    return moment[:16].replace("T", " ")
 
 
 @click.command()

@@ -26,18 +26,21 @@ def run(name: str, checkpoint_steps: int | None, *, as_json: bool) -> None:
 
 def run_recipe(name: str, *, checkpoint_steps: int | None = None, as_json: bool = False) -> None:
     """Runs a recipe with progress bars and prints its summary. Raises GateRefused when the gate did not pass."""
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from ft_pipeline import planner
     from ft_pipeline.cli import launch, summary
     from ft_pipeline.resources import find_recipe, open_house
+    from ft_pipeline.workers.messages import ignore
 
-    with progress_bars() as listener:
+    # with --json nothing but the document may be on stdout
+    with nullcontext(ignore) if as_json else progress_bars() as listener:
         house = open_house(listener=listener)
         if checkpoint_steps:
             house = replace(house, placement=replace(house.placement, checkpoint_steps=checkpoint_steps))
         found = find_recipe(house.settings, name)
-        planner.refuse_impossible(found)
+        planner.refuse_impossible(found, house.settings)
         if not as_json:
             console.print(f"[bold]{found.key}[/bold]  {found.description}")
         ended = launch.launch(house, found)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ft_pipeline import settings as settings_module
-from ft_pipeline.settings import Settings, child_environment
+from ft_pipeline.settings import NO_MLFLOW, Settings, child_environment
 from ft_pipeline.store.catalog import Catalog, ModelVersion
 from ft_pipeline.store.files import write_atomic
 from ft_pipeline.store.fingerprint import canonical_json, sha256_json
@@ -36,6 +36,8 @@ def mirror(catalog: Catalog, line: str, settings: Settings) -> Mirrored:
 
     What was mirrored last is remembered beside the work files, so that an unchanged line costs nothing.
     """
+    if settings.mlflow_uri == NO_MLFLOW:
+        return Mirrored(ok=True, text=f"not mirrored: FT_MLFLOW is {NO_MLFLOW}", seconds=0.0)
     entries = [_entry(v) for v in catalog.models(line.partition("/")[0]) if v.line == line]
     memory = settings.work / "mlflow" / f"{mlflow_name(line)}.json"
     content = sha256_json([settings.mlflow_uri, entries])

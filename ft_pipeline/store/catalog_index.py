@@ -65,7 +65,8 @@ class ArtifactIndex(Database):
             return _ref(rows[0])
         if not rows or not digest_or_prefix:
             raise NotFoundError(
-                f"no artifact {digest_or_prefix!r} in the catalog", cure="`ft-pipeline doctor` rebuilds the index"
+                f"no artifact {digest_or_prefix!r} in the catalog",
+                cure="`ft-pipeline catalog rebuild` indexes the store again",
             )
         raise UserError(
             f"{digest_or_prefix!r} names several artifacts: {', '.join(f'{r.kind} {r.digest[:16]}' for r in rows)}",

@@ -19,6 +19,8 @@ from ft_pipeline.errors import FtError, StorageError
 from ft_pipeline.store.fingerprint import CHUNK_BYTES, sha256_file
 from ft_pipeline.store.paths import PROBE, under
 
+FULL = ("No space left on device", "database or disk is full")
+"""What a full disk says where no errno comes through: other processes, SQLite."""
 FRESH_SECONDS = 2
 """A file changed less than this before it was hashed may change again within one tick of the file system's clock."""
 
@@ -31,7 +33,7 @@ def clear_errors(action: str) -> Iterator[None]:
     except FtError:
         raise
     except Exception as error:
-        told = _told(error, action)
+        told = storage_error(error, action)
         if told is None:
             raise
         raise told from None
@@ -214,10 +216,10 @@ class Bucket:
             self.filesystem.invalidate_cache()
 
 
-def _told(error: Exception, action: str) -> StorageError | None:
+def storage_error(error: Exception, action: str) -> StorageError | None:
     """The StorageError of an error of a disk or bucket, None for every other error."""
     said = str(error)
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in said:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(s in said for s in FULL):
         return StorageError(
             f"no space left while {action}",
             why="The draft was discarded; no artifact was published and everything stored before is whole.",

@@ -31,6 +31,11 @@ def test_a_broken_mlflow_is_reported_and_blocks_nothing(catalog, line, home):
     assert mirrored.text
 
 
+def test_mlflow_switched_off_starts_no_child_and_is_no_fault(catalog, line, home):
+    mirrored = registry.mirror(catalog, line, replace(home, mlflow_uri="off"))
+    assert mirrored == registry.Mirrored(ok=True, text="not mirrored: FT_MLFLOW is off", seconds=0.0)
+
+
 @pytest.mark.slow
 def test_versions_tags_and_alias_follow_the_catalog(catalog, line, home):
     from mlflow.tracking import MlflowClient
