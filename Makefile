@@ -45,7 +45,8 @@ test: lint       ## Everything: what .ci/run calls.
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not cluster"
 
 bench: setup     ## Measured ratios against named baselines; see BENCHMARKS.md.
-	$(BIN)/python -m pytest ft_pipeline_tests/bench.py --benchmark-only --benchmark-columns=min,median,rounds -p no:xdist
+	$(BIN)/python -m pytest ft_pipeline_tests/bench.py ft_pipeline_tests/bench_models.py \
+	  -p ft_pipeline_tests.bench_board -p no:xdist --benchmark-only --benchmark-columns=min,median,rounds
 
 fmt: setup       ## Format and fix what can be fixed.
 	$(BIN)/ruff format ft_pipeline ft_pipeline_tests
