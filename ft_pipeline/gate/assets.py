@@ -54,7 +54,7 @@ def _metadata(artifact: Artifact, report: EvalReport) -> dict[str, dg.MetadataVa
     return {
         "verdict": dg.MetadataValue.text(report.verdict.value),
         "reason": dg.MetadataValue.text(report.reason),
-        "gates": dg.MetadataValue.md(gate_table(report)),
+        "gates": _gates(report),
         "forest": dg.MetadataValue.md(as_markdown(artifact.file(FOREST), "gates")),
         "report": dg.MetadataValue.path(str(artifact.folder / "report.html")),
         "digest": dg.MetadataValue.text(artifact.ref.digest),
@@ -62,6 +62,10 @@ def _metadata(artifact: Artifact, report: EvalReport) -> dict[str, dg.MetadataVa
         "dagster/row_count": dg.MetadataValue.int(artifact.manifest.counts["samples"]),
         **numbers,
     }
+
+
+def _gates(report: EvalReport) -> dg.MetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in gate_table(report)])
 
 
 def _check(artifact: Artifact, report: EvalReport) -> dg.AssetCheckResult:
@@ -72,7 +76,7 @@ def _check(artifact: Artifact, report: EvalReport) -> dg.AssetCheckResult:
         description=check_description(report),
         metadata={
             "what happened": dg.MetadataValue.text(f"{report.verdict}: {report.reason}."),
-            "gates": dg.MetadataValue.md(gate_table(report)),
+            "gates": _gates(report),
             "forest": dg.MetadataValue.md(as_markdown(artifact.file(FOREST), "gates")),
             "next steps": dg.MetadataValue.md(next_steps(report)),
             "policy": dg.MetadataValue.text(report.policy),

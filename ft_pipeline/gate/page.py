@@ -16,10 +16,9 @@ def check_description(report: EvalReport) -> str:
     return f"Stopped by {decisive[0].name} ({report.verdict}): {decisive[0].reason}. What helps: {cure(decisive[0])}."
 
 
-def gate_table(report: EvalReport) -> str:
-    """Every gate in one Markdown table: numbers in percent and points, the rule, the reason."""
-    head = "| gate | verdict | base | adapter | difference | bounds | policy's line | rows | why |\n|---|---|--:|--:|--:|:-:|--:|--:|---|"
-    return "\n".join([head, *(_table_row(g) for g in report.gates)])
+def gate_table(report: EvalReport) -> list[dict[str, str]]:
+    """Every gate as one row: numbers in percent and points, the policy's line, the reason."""
+    return [_table_row(gate) for gate in report.gates]
 
 
 def next_steps(report: EvalReport) -> str:
@@ -47,15 +46,17 @@ def _decisive(report: EvalReport) -> list[GateResult]:
     return [g for g in report.gates if g.verdict not in (Verdict.PASS, Verdict.SKIPPED) and g.verdict is report.verdict]
 
 
-def _table_row(gate: GateResult) -> str:
+def _table_row(gate: GateResult) -> dict[str, str]:
     signed = gate.kind != "safety"
     bounds = f"{measured(gate.low, signed=signed)} .. {measured(gate.high, signed=signed)}" if gate.rows else "-"
-    cells = [
-        f"**{gate.name}**", _mark(gate.verdict), measured(gate.base), measured(gate.adapter), measured(gate.difference, signed=True),
-        bounds, measured(gate.threshold, signed=signed), f"{gate.rows:,}" if gate.rows else "-", gate.reason,
-    ]  # fmt: skip
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _mark(verdict: Verdict) -> str:
-    return f"**{verdict}**" if verdict is not Verdict.SKIPPED else "skipped"
+    return {
+        "gate": gate.name,
+        "verdict": str(gate.verdict),
+        "base": measured(gate.base),
+        "adapter": measured(gate.adapter),
+        "difference": measured(gate.difference, signed=True),
+        "bounds": bounds,
+        "policy's line": measured(gate.threshold, signed=signed),
+        "rows": f"{gate.rows:,}" if gate.rows else "-",
+        "why": gate.reason,
+    }
