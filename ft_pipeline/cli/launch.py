@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import secrets
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from ft_pipeline import definitions
 from ft_pipeline.automation import tags_of
-from ft_pipeline.errors import FtError, GateRefused
+from ft_pipeline.errors import DataError, FtError, GateRefused, Interrupted
 from ft_pipeline.partitions import recipes
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
 from ft_pipeline.settings import PACKAGE, PROJECT, Settings
 from ft_pipeline.store.files import clear_errors, storage_error
 
+GATE_CHECK = "gate"
+PROCESS_TAG = "ft/process"
+"""`node/process id` of a run inside a command: when that process is gone, the run is over."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -57,25 +64,51 @@ def launch(house: House, found: Recipe) -> Launched:
     job = definitions.build(house).resolve_job_def("fine_tune")
     with (
         clear_errors(f"writing Dagster's history in {house.settings.dagster_home}"),
-        dg.DagsterInstance.from_config(str(prepare_home(house.settings))) as instance,
+        dg.DagsterInstance.from_ref(_instance_ref(prepare_home(house.settings))) as instance,
     ):
+        _end_dead_runs(instance)
         instance.add_dynamic_partitions(str(recipes.name), [found.key])
         result = job.execute_in_process(
             instance=instance,
             partition_key=found.key,
-            tags=tags_of(found, f"ftjob-{secrets.token_hex(8)}"),
+            tags={**tags_of(found, f"ftjob-{secrets.token_hex(8)}"), PROCESS_TAG: f"{platform.node()}/{os.getpid()}"},
             run_config=QUIET,
             raise_on_error=False,
         )
         record = instance.get_run_record_by_id(result.run_id)
     if not result.success:
-        _raise_cause(result)
+        _raise_cause(result, found.key)
     seconds = (record.end_time or 0) - (record.start_time or 0) if record else 0.0
     return Launched(result.run_id, result.success, None if result.success else _check_text(result), seconds)
 
 
-def _raise_cause(result: dg.ExecuteInProcessResult) -> None:
-    """Raises what made a step fail, unless a blocking check did: then the caller shows the check."""
+def _instance_ref(home: Path) -> InstanceRef:
+    """The instance without captured output: its watching processes would answer Ctrl-C with tracebacks, and bars would come late."""
+    module, name = NoOpComputeLogManager.__module__, NoOpComputeLogManager.__name__
+    return InstanceRef.from_dir(str(home), overrides={"compute_logs": {"module": module, "class": name}})
+
+
+def _end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Says of runs whose process was killed that they failed: one that stays `started` would hold a place in the queue for ever."""
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+    for run in instance.get_runs(unfinished):
+        node, _, process = run.tags.get(PROCESS_TAG, "").partition("/")
+        if node == platform.node() and not _is_alive(int(process)):
+            instance.report_run_failed(run, "Its process was killed; the same command resumes.")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _raise_cause(result: dg.ExecuteInProcessResult, key: str) -> None:
+    """Raises what made a step fail, unless the gate did: then the caller shows what it says."""
     for event in result.all_events:
         if not event.is_step_failure:
             continue
@@ -83,8 +116,23 @@ def _raise_cause(result: dg.ExecuteInProcessResult) -> None:
         while error and error.cause:
             error = error.cause
         if error and "AssetCheck" in (error.cls_name or ""):
+            _raise_unless_gate(result, key)
             return
+        if error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+            raise Interrupted(
+                f"{key} was stopped",
+                why="What is finished is in the store; training that had begun is in a checkpoint.",
+                cure="run the same command again: it goes on from there",
+            )
         raise _as_ft_error(error.cls_name or "error", error.message.strip()) if error else FtError("a step failed")
+    raise FtError(f"run {result.run_id} of {key} failed outside its steps", cure="`make dev` shows the run's page")
+
+
+def _raise_unless_gate(result: dg.ExecuteInProcessResult, key: str) -> None:
+    if not any(e.check_name == GATE_CHECK for e in _failed_checks(result)):
+        raise DataError(
+            f"{key} was stopped by a check: {_check_text(result)}", cure="`make dev` shows the check with its numbers"
+        )
 
 
 def _as_ft_error(name: str, text: str) -> FtError:
@@ -102,8 +150,12 @@ def _as_ft_error(name: str, text: str) -> FtError:
 
 
 def _check_text(result: dg.ExecuteInProcessResult) -> str:
-    failed = [e for e in result.get_asset_check_evaluations() if not e.passed and e.blocking]
+    failed = _failed_checks(result)
     return "; ".join(f"{e.check_name}: {e.description or 'failed'}" for e in failed) or "a blocking check failed"
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult) -> list[dg.AssetCheckEvaluation]:
+    return [e for e in result.get_asset_check_evaluations() if not e.passed and e.blocking]
 
 
 def refused(found: Recipe, ended: Launched) -> GateRefused:
