@@ -130,3 +130,29 @@ def new_postgres_url() -> Iterator[Callable[[], str]]:
 def postgres_url(new_postgres_url: Callable[[], str]) -> str:
     """URL of an empty PostgreSQL database."""
     return new_postgres_url()
+
+
+@pytest.fixture
+def typed(home: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Types a command line in this process, over the temporary home: its exit code, stdout and stderr."""
+    from ft_pipeline_tests import road
+
+    for name, value in {**road.SETTINGS, "FT_RECIPES": str(home.home / "recipes")}.items():
+        monkeypatch.setenv(name, value)
+    return lambda *words: road.typed(monkeypatch, capsys, words)
+
+
+@pytest.fixture(scope="session")
+def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one whole run in it, shared by all workers of this session: copy it, never change it."""
+    from ft_pipeline_tests import road
+
+    own = tmp_path_factory.getbasetemp()
+    return road.finished(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
+@pytest.fixture
+def finished_run(finished_home: Path, home: Settings) -> Path:
+    """This test's own copy of the finished home, as FT_HOME."""
+    shutil.copytree(finished_home, home.home)
+    return home.home

@@ -12,27 +12,27 @@ from rich.text import Text
 from ft_pipeline.errors import FtError, did_you_mean
 
 COMMANDS = {
-    "demo": "ft_pipeline.cli.demo",
-    "run": "ft_pipeline.cli.run",
-    "plan": "ft_pipeline.cli.recipes",
-    "recipes": "ft_pipeline.cli.recipes",
-    "pin": "ft_pipeline.cli.recipes",
-    "models": "ft_pipeline.cli.models",
-    "promote": "ft_pipeline.cli.models",
-    "rollback": "ft_pipeline.cli.models",
-    "history": "ft_pipeline.cli.models",
-    "trace": "ft_pipeline.cli.trace",
-    "verify": "ft_pipeline.cli.trace",
-    "report": "ft_pipeline.cli.models",
-    "chat": "ft_pipeline.cli.serving",
-    "serve": "ft_pipeline.cli.serving",
-    "base": "ft_pipeline.cli.bases",
-    "dev": "ft_pipeline.cli.dev",
-    "doctor": "ft_pipeline.cli.doctor",
-    "catalog": "ft_pipeline.cli.doctor",
-    "completion": "ft_pipeline.cli.completion",
+    "demo": ("demo", "Run the demo: real text, a tiny base model, every gate."),
+    "run": ("run", "Run a recipe from raw rows to a deployed adapter."),
+    "plan": ("recipes", "Check a recipe; say what a run would reuse and compute."),
+    "recipes": ("recipes", "List the known recipes."),
+    "pin": ("recipes", "Resolve a recipe's base model to an immutable revision."),
+    "models": ("models", "List the registered versions."),
+    "promote": ("models", "Move a version to the next stage."),
+    "rollback": ("models", "Bring the previous production version back."),
+    "history": ("models", "Show every stage transition of a model line."),
+    "trace": ("trace", "From a model to the raw bytes, from a row to its adapters."),
+    "verify": ("trace", "Re-hash everything from a model to the raw bytes."),
+    "report": ("models", "Show the newest gate report of a model line."),
+    "chat": ("serving", "Talk to a model."),
+    "serve": ("serving", "Serve every production adapter, OpenAI-compatible."),
+    "base": ("bases", "Base models made on this machine."),
+    "dev": ("dev", "Start the Dagster and MLflow UIs on localhost."),
+    "doctor": ("doctor", "Check this installation and what it is connected to."),
+    "catalog": ("doctor", "The SQL index over the store."),
+    "completion": ("completion", "Print the tab completion script of a shell."),
 }
-"""Command -> the module that holds it, imported only when it is called: `--help` answers in a blink."""
+"""Command -> its module in this folder, imported only when it is called, and its line in the help: `--help` answers in a blink."""
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed, 2 your input, 3 the gate refused, 4 stored bytes are damaged,
@@ -51,7 +51,12 @@ class LazyGroup(click.Group):
         """The command, None when there is none."""
         if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        return getattr(importlib.import_module(f"ft_pipeline.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The lines of the help, without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -71,7 +76,7 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     try:
-        code = cli.main(standalone_mode=False) or 0
+        code = cli.main(prog_name="ft-pipeline", standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:

@@ -12,6 +12,7 @@ import click
 from ft_pipeline import resources
 from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, table
+from ft_pipeline.errors import NotFoundError, did_you_mean
 from ft_pipeline.store.catalog import Transition
 
 
@@ -63,6 +64,7 @@ def rollback(name: str, reason: str, *, as_json: bool) -> None:
     from ft_pipeline.register import promotion
 
     house = resources.open_house()
+    house.catalog.model(name)  # an unknown name gets the nearest one, not "nothing was there before"
     moved = promotion.rollback(house.catalog, name, actor=house.settings.actor, reason=reason)
     table(moves([moved], whole=as_json), as_json=as_json)
 
@@ -72,11 +74,9 @@ def rollback(name: str, reason: str, *, as_json: bool) -> None:
 @json_option
 def history(name: str, *, as_json: bool) -> None:
     """Every stage transition of a model line: who, when, why, on which evidence; hash-chained."""
-    table(
-        moves(resources.open_house().catalog.history(name), whole=as_json),
-        as_json=as_json,
-        empty=f"{name} has no history",
-    )
+    catalog = resources.open_house().catalog
+    found = catalog.history(name) or catalog.history(catalog.model(name).line)
+    table(moves(found, whole=as_json), as_json=as_json)
 
 
 def moves(found: Sequence[Transition], *, whole: bool) -> list[dict[str, Any]]:
@@ -110,6 +110,11 @@ def report(key: str, *, as_json: bool) -> None:
     from ft_pipeline.cli.summary import show_gates
 
     house = resources.open_house()
+    known = house.catalog.recipe_keys()
+    if key not in known:
+        raise NotFoundError(
+            f"{key} has no report: {did_you_mean(key, known)}", cure="`ft-pipeline run RECIPE` makes one"
+        )
     artifact = house.store.fetch(house.catalog.head(key, "eval_report"))
     if as_json:
         click.echo(json.dumps(json.loads(artifact.file("verdicts.json").read_text(encoding="utf-8")), indent=2))
