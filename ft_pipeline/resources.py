@@ -63,7 +63,7 @@ def recipe_files(where: Settings) -> dict[str, Path]:
     """File stem -> path of every recipe file; a folder earlier in the settings comes first and wins."""
     known: dict[str, Path] = {}
     for folder in where.recipe_folders:
-        for path in sorted(folder.glob("*.yaml")):
+        for path in sorted(folder.glob("*.yaml"), key=lambda p: p.stem):
             known.setdefault(path.stem, path)
     return known
 
