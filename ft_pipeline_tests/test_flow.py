@@ -161,6 +161,17 @@ def test_nothing_is_built_on_a_flipped_byte(finished_run, typed):
     assert len(road.artifact_folders(finished_run, "checkpoints")) == 1
 
 
+def test_what_was_deleted_is_made_again_with_the_same_digests(house, finished_run, typed):
+    """The cure that a damaged artifact comes with; training itself is in cli/test_interrupt.py."""
+    before = heads(house)
+    kinds = {path.parent.parent.name for path in (finished_run / "store").glob("*/*/*/manifest.json")}
+    road.forget(finished_run, *(kinds - {"checkpoints"}))
+    assert planned(typed)["raw_dataset"] == "compute"
+    assert run_again(house).passed and heads(house) == before
+    assert typed("verify", road.KEY).code == 0
+    assert [v.label for v in house.catalog.models()] == ["acme/router@1"]
+
+
 def test_trace_of_a_row_lists_the_adapter_and_the_version(house, finished_run, typed):
     rows = pl.read_parquet(road.artifact_folders(finished_run, "curated_dataset")[0] / "train.parquet")
     answer = typed("trace", rows["row_id"][0])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import FtError, GateRefused
+from ft_pipeline.errors import FtError, GateRefused, NotFoundError
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.register import promotion
 from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT
@@ -127,7 +128,9 @@ def _artifact(
 ) -> Artifact:
     """The version's artifact: made once, found ever after, so that another key or card layout never changes a version."""
     if model.registered_digest:
-        return store.fetch(catalog.ref(model.registered_digest))
+        # a deleted one is made again below: the same key and code give the same bytes
+        with contextlib.suppress(NotFoundError):
+            return store.fetch(catalog.ref(model.registered_digest))
     key = signing_key(settings.signing_key)
     curated = by_role(roots[0], "curated")
     spec = Spec(

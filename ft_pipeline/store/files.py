@@ -19,7 +19,7 @@ from ft_pipeline.errors import FtError, StorageError
 from ft_pipeline.store.fingerprint import CHUNK_BYTES, sha256_file
 from ft_pipeline.store.paths import PROBE, under
 
-FULL = ("No space left on device", "database or disk is full")
+FULL = ("No space left on device", "database or disk is full", "disk I/O error")
 """What a full disk says where no errno comes through: other processes, SQLite."""
 FRESH_SECONDS = 2
 """A file changed less than this before it was hashed may change again within one tick of the file system's clock."""
