@@ -38,7 +38,7 @@ MIN_DESCRIPTION_CHARACTERS = 25
 NUM_CLOZE_ITEMS = 2000
 CONTEXT_WORDS, CHOICE_WORDS = 10, 8
 NUM_DESCRIPTIONS_IN_SAFETY = 200
-REPLAY_TEXTS = 1600
+REPLAY_TEXTS = 2000
 REPLAY_CHARACTERS = range(80, 200)
 """Many short texts remind of more than few long ones, at the same number of tokens."""
 
