@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,11 @@ import click
 
 from ft_pipeline import settings
 from ft_pipeline.cli.show import console
+from ft_pipeline.errors import FtError, UserError
+from ft_pipeline.settings import Settings
+
+HOST = "127.0.0.1"
+STOP_SECONDS = 30
 
 
 @click.command()
@@ -22,6 +28,9 @@ def dev(port: int, mlflow_port: int) -> None:
     from ft_pipeline.cli import launch
 
     where = settings.load()
+    refuse_taken(port, "--port")
+    if _mlflow(where, mlflow_port):
+        refuse_taken(mlflow_port, "--mlflow-port")
     home = launch.prepare_home(where)
     environment = {
         **settings.child_environment(where),
@@ -29,45 +38,61 @@ def dev(port: int, mlflow_port: int) -> None:
         "HF_HUB_OFFLINE": "0",
         "PYTHONWARNINGS": "ignore",
     }
-    here = Path(sys.executable).parent
     commands = {
-        "Dagster": [
-            str(here / "dagster"),
-            "dev",
-            "-w",
-            str(launch.workspace_yaml()),
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(port),
-        ],
-        "MLflow": [
-            str(here / "mlflow"),
-            "server",
-            "--backend-store-uri",
-            where.mlflow_uri,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(mlflow_port),
-            "--workers",
-            "1",
-        ],
+        "Dagster": ["dagster", "dev", "-w", str(launch.workspace_yaml()), "-h", HOST, "-p", str(port)],
+        **_mlflow(where, mlflow_port),
     }
-    started = {name: subprocess.Popen(command, env=environment, cwd=where.home) for name, command in commands.items()}
-    console.print(f"Dagster http://127.0.0.1:{port}   MLflow http://127.0.0.1:{mlflow_port}   (Ctrl-C stops both)")
+    started = {
+        name: subprocess.Popen([str(Path(sys.executable).with_name(program)), *words], env=environment, cwd=where.home)
+        for name, (program, *words) in commands.items()
+    }
+    console.print(f"Dagster http://{HOST}:{port}   MLflow {_mlflow_place(where, mlflow_port)}   (Ctrl-C stops)")
     try:
         wait_for_first(started)
     finally:
-        for child in started.values():
-            child.send_signal(signal.SIGINT)
-        for child in started.values():
-            child.wait(30)
+        stop(list(started.values()))
+
+
+def refuse_taken(port: int, option: str) -> None:
+    """Raises UserError when something listens there already: Dagster would silently take another port."""
+    try:
+        with socket.create_connection((HOST, port), timeout=1):
+            pass
+    except OSError:
+        return
+    raise UserError(f"something answers on {HOST}:{port} already", cure=f"stop it, or take another port: `{option} N`")
+
+
+def _mlflow(where: Settings, port: int) -> dict[str, list[str]]:
+    """The MLflow server over our own database; none when it is switched off or runs elsewhere."""
+    if where.mlflow_uri == settings.NO_MLFLOW or where.mlflow_uri.startswith(("http://", "https://")):
+        return {}
+    # one worker is enough for one person
+    words = ["--backend-store-uri", where.mlflow_uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    return {"MLflow": ["mlflow", "server", *words]}
+
+
+def _mlflow_place(where: Settings, port: int) -> str:
+    return f"http://{HOST}:{port}" if _mlflow(where, port) else where.mlflow_uri
 
 
 def wait_for_first(started: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Returns when one of the processes has ended."""
-    while all(child.poll() is None for child in started.values()):
+    """Waits until one of the processes has ended by itself, which none should: raises FtError."""
+    while not (ended := [name for name, child in started.items() if child.poll() is not None]):
         time.sleep(0.5)
-    ended = [name for name, child in started.items() if child.poll() is not None]
-    console.print(f"{', '.join(ended)} ended; stopping the rest")
+    raise FtError(
+        f"{ended[0]} ended with exit code {started[ended[0]].returncode}; the rest was stopped",
+        cure="its last lines are above; then run the same command again",
+    )
+
+
+def stop(children: list[subprocess.Popen[bytes]]) -> None:
+    """Ends the processes: as Ctrl-C does, and by force when that does not help."""
+    for child in children:
+        child.send_signal(signal.SIGINT)
+    for child in children:
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
