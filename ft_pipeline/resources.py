@@ -40,20 +40,25 @@ class House:
 
 def find_recipe(where: Settings, name: str) -> Recipe:
     """The recipe of a file, a file stem or a key `tenant/name`. Raises NotFoundError with the nearest name, RecipeError."""
+    return recipe.read(recipe_path(where, name))
+
+
+def recipe_path(where: Settings, name: str) -> Path:
+    """The file that a file name, a file stem or a key `tenant/name` means. Raises NotFoundError with the nearest name."""
     known = recipe_files(where)
     if name in known or name.endswith((".yaml", ".yml")):
-        return recipe.read(known.get(name) or Path(name))
+        return known.get(name) or Path(name)
+    keys: dict[str, Path] = {}
     refused = []
     for path in known.values():
         try:
-            found = recipe.read(path)
+            keys.setdefault(recipe.read(path).key, path)
         except RecipeError as error:
             refused.append(error.what)
-            continue
-        if name == found.key:
-            return found
+    if name in keys:
+        return keys[name]
     raise NotFoundError(
-        f"no recipe {name!r}: {did_you_mean(name, known)}",
+        f"no recipe {name!r}: {did_you_mean(name, [*known, *keys])}",
         why=f"These files are no recipes: {'; '.join(refused)}" if refused else "",
         cure="`ft-pipeline recipes` lists them; FT_RECIPES adds folders",
     )

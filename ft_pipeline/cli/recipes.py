@@ -86,7 +86,7 @@ def pin(name: str, *, update: bool, write: bool, as_json: bool) -> None:
         there = base_model.resolve_revision(found.base_model, settings=house.settings)
         house.catalog.pin(found.key, found.base_model.uri, there)
     if write:
-        path = resources.recipe_files(house.settings).get(name) or Path(name)
+        path = resources.recipe_path(house.settings, name)
         write_atomic(path, pinned_text(path.read_text(encoding="utf-8"), there).encode())
     table([{"recipe": found.key, "base_model": found.base_model.uri, "revision": there}], as_json=as_json)
 

@@ -121,6 +121,25 @@ def test_a_missing_file_and_an_unknown_name(home, typed):
     assert unknown.code == 2 and "did you mean demo-docs-router?" in unknown.err
 
 
+def test_pin_writes_the_revision_down_and_moves_only_when_asked(written, home, typed):
+    path = written()
+    path.write_text("# kept\n" + path.read_text())
+    (home.home / "bases" / "tiny" / "tokenizer.json").write_text("{}")
+    (home.home / "bases" / "tiny" / "model.safetensors").write_bytes(b"weights")
+
+    def pinned(*options: str) -> str:
+        answer = typed("pin", "acme/router", "--json", *options)
+        assert answer.code == 0, answer.err
+        return json.loads(answer.out)[0]["revision"]
+
+    first = pinned()
+    (home.home / "bases" / "tiny" / "model.safetensors").write_bytes(b"others!")
+    assert pinned() == first
+    moved = pinned("--update", "--write")
+    assert moved != first and len(moved) == 64
+    assert path.read_text().startswith("# kept\n") and f"revision: {moved}" in path.read_text()
+
+
 def test_a_missing_place_gets_the_nearest_name(written, typed):
     written(dataset__uri="home://rowz.jsonl")
     assert "did you mean rows.jsonl?" in typed("plan", "router").err
