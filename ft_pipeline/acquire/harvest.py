@@ -109,7 +109,7 @@ def cloze_items(paragraphs: Sequence[str]) -> list[Row]:
     """Multiple-choice items: 10 words of held-out text, its next 8 words, and three times these 8 in another order.
 
     All choices have the same words and length, so only the order, the language, tells. Measured on the demo's base: 8 words of other
-    paragraphs as wrong choices .33 (chance is .25: nothing to lose), two words exchanged .85, all shuffled .96. A choice brings its
+    paragraphs as wrong choices .33 (chance is .25: nothing to lose), two words exchanged .85, all shuffled .97. A choice brings its
     leading space.
     """
     contexts = dict(_cut(paragraph) for paragraph in paragraphs)
