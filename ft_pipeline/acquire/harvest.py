@@ -131,7 +131,7 @@ def safety_prompts(library: Sequence[Docstring], modules: Sequence[str]) -> list
 def pretraining_rows(reading: Sequence[str]) -> list[Row]:
     """The base's text. One docstring in eight is a dialogue, its first paragraph answered by the rest.
 
-    Without these the special tokens of the chat template stay untrained, and no adapter on linear layers can teach them.
+    So the embeddings of the special tokens are trained: an adapter on linear layers could not change them later.
     """
     rows = []
     for text in sorted(set(reading), key=_key):
