@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -41,7 +42,7 @@ def table(rows: Sequence[dict[str, Any]], *, as_json: bool, title: str = "", emp
     for name in rows[0]:
         drawn.add_column(name.replace("_", " "), justify="right" if isinstance(rows[0][name], int | float) else "left")
     for row in rows:
-        drawn.add_row(*(_cell(value) for value in row.values()))
+        drawn.add_row(*(escape(_cell(value)) for value in row.values()))
     console.print(drawn)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import click
@@ -14,6 +15,7 @@ from ft_pipeline.cli.show import console, json_option, progress_bars, table
 from ft_pipeline.errors import NotFoundError
 from ft_pipeline.resources import House
 from ft_pipeline.store.manifest import Ref
+from ft_pipeline.workers.messages import ignore
 
 
 @click.command()
@@ -39,7 +41,7 @@ def verify(name: str, *, as_json: bool) -> None:
     """Re-hash everything from MODEL to the raw bytes and check its signature. Exit 4 and the name of the first broken file otherwise."""
     from ft_pipeline.register import attest
 
-    with progress_bars() as listener:
+    with nullcontext(ignore) if as_json else progress_bars() as listener:
         house = resources.open_house(listener=listener)
         ref = ref_of(house, name)
         checked = lineage.verify(house.store, ref, listener=listener)
