@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def load() -> Settings:
         signing_key=Path(env.get("FT_SIGNING_KEY") or home / "keys" / "signing.pem"),
         serve_port=_whole_number("FT_SERVE_PORT", 8321),
         threads=_whole_number("FT_THREADS", 2),
-        actor=env.get("FT_ACTOR") or env.get("USER") or "unknown",
+        actor=env.get("FT_ACTOR") or getpass.getuser(),
     )
 
 

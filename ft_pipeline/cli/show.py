@@ -39,8 +39,9 @@ def table(rows: Sequence[dict[str, Any]], *, as_json: bool, title: str = "", emp
         console.print(empty)
         return
     drawn = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in rows[0]:
-        drawn.add_column(name.replace("_", " "), justify="right" if isinstance(rows[0][name], int | float) else "left")
+    for place, (name, value) in enumerate(rows[0].items()):
+        right = "right" if isinstance(value, int | float) else "left"
+        drawn.add_column(name.replace("_", " "), justify=right, no_wrap=place < 2, overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(_cell(value)) for value in row.values()))
     console.print(drawn)

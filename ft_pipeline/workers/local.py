@@ -120,7 +120,8 @@ def _locked(descriptor: int) -> bool:
 def _failure(job: Job, code: int) -> FtError:
     """What the exit code and the child's last error message say."""
     said = [m for m, _ in read_messages(job.folder / "messages.jsonl", 0) if m.kind == "error"]
-    text = said[-1].text if said else _last_lines(job.folder / "log.txt")
+    last_words = f"killed by signal {-code}" if code < 0 else _last_lines(job.folder / "log.txt")
+    text = said[-1].text if said else last_words
     if outcome_of(code) is Outcome.PREEMPTED:
         return Interrupted(
             f"{job.name} was stopped", why="Its work is in a checkpoint.", cure="run the same command again: it resumes"
