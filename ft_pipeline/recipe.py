@@ -21,7 +21,7 @@ from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
 from ft_pipeline.store.fingerprint import sha256_json
 
 STRICT = {"extra": "forbid", "strict": True}
-Layout = Literal["auto", "chat", "sharegpt", "alpaca", "prompt_completion", "preference", "text"]
+Layout = Literal["auto", "chat", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "rlvr", "text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,28 @@ class Dataset:
     uri: str
     revision: str | None = None
     layout: Layout = "auto"
+    mapping: Mapping[str, str] | None = None
+    """Key of a known layout -> Jinja template over the row's columns: `{prompt: "{{ question }}", completion: "{{ answer }}"}`."""
     licence: str = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Rows mixed into the dataset: a second one, or rows that keep the base model safe."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    uri: str
+    revision: str | None = None
+    layout: Layout = "auto"
+    mapping: Mapping[str, str] | None = None
+    licence: str = "unknown"
+    share: float | None = None
+    """Share of the kept train rows that come from here, 0 to 1; what is too much is drawn by hash of the row id. None: all of them."""
+    cap: int | None = None
+    """At most so many kept rows."""
+    safety: bool = False
+    """Counted as the safety share of the dataset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +89,69 @@ class NearDuplicates:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """Statistics of a row's text that speak of noise (Gopher, arXiv 2112.11446, A1.1)."""
+
+    __pydantic_config__ = STRICT
+    policy: Literal["off", "flag", "reject"] = "flag"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Language:
+    """Which languages a row may be in. Off while `keep` is empty."""
+
+    __pydantic_config__ = STRICT
+    keep: tuple[str, ...] = ()
+    """ISO 639-1 codes."""
+    policy: Literal["flag", "reject"] = "reject"
+    min_confidence: float = 0.8
+    """A language that is recognised with less is taken as unknown, and an unknown one is kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pii:
+    """Personal data and secrets in the text."""
+
+    __pydantic_config__ = STRICT
+    policy: Literal["off", "flag", "redact", "reject"] = "flag"
+    kinds: tuple[str, ...] = ("email", "phone", "ip", "card", "iban", "ssn", "secret")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Toxicity:
+    """Words that a dataset must not teach. Off while `words` is None."""
+
+    __pydantic_config__ = STRICT
+    words: str | None = None
+    """URI of a word list, a word or phrase a line; matched at word boundaries only."""
+    policy: Literal["flag", "reject"] = "flag"
+    max_share: float = 0.05
+    """The run stops when more than this share of the rows is toxic."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """A benchmark whose test items must not be trained on: a local folder or file, `hf://`, `s3://`."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    uri: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contamination:
+    """Rows that hold items of a benchmark, or of the recipe's own holdout: lexical only, by word n-grams."""
+
+    __pydantic_config__ = STRICT
+    benchmarks: tuple[Benchmark, ...] = ()
+    policy: Literal["remove", "flag", "fail"] = "remove"
+    holdout: Literal["off", "remove", "flag", "fail"] = "flag"
+    """What happens to train rows that hold a row of the recipe's own holdout."""
+    threshold: float = 0.5
+    """Share of one item's n-grams in one row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Curate:
     """What a row must be to be trained on."""
 
@@ -75,8 +159,15 @@ class Curate:
     splits: Splits = field(default_factory=Splits)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     control_tokens: Literal["reject", "escape"] = "reject"
+    quality: Quality = field(default_factory=Quality)
+    language: Language = field(default_factory=Language)
+    pii: Pii = field(default_factory=Pii)
+    toxicity: Toxicity = field(default_factory=Toxicity)
+    contamination: Contamination = field(default_factory=Contamination)
     max_rejected_share: float = 0.5
-    """The run stops when more than this share of rows is rejected by validation."""
+    """The run stops when more than this share of rows is rejected before duplicates are looked for."""
+    max_rejected: Mapping[str, float] = field(default_factory=dict)
+    """Reason -> largest share of the rows: `{role_order: 0.01}` stops the run above 1%."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +176,8 @@ class Encode:
 
     __pydantic_config__ = STRICT
     window_tokens: int = 4096
-    overlong: Literal["reject", "truncate"] = "reject"
+    overlong: Literal["reject", "truncate", "split"] = "reject"
+    """Rows longer than a window. truncate: cut behind the mask; split: text and completions go on in further windows."""
     loss: Literal["assistant", "all"] = "assistant"
     seed: int = 0
 
@@ -184,6 +276,8 @@ class Recipe:
     """Cron expression of the retraining schedule. With `description` the only field that changes no weight: not hashed."""
     base_model: BaseModel
     dataset: Dataset
+    mix: tuple[Source, ...] = ()
+    """Further sources, mixed into the dataset."""
     curate: Curate = field(default_factory=Curate)
     encode: Encode = field(default_factory=Encode)
     finetune: Finetune

@@ -21,14 +21,15 @@ ROW_COLUMNS = ("row_id", "shape", "content", "cluster", "origin")
 
 content is canonical JSON by shape: chat {"messages": [{"role", "content", ("tool_calls", "tool_call_id", "name", "weight")}],
 ("tools")}; completion {"prompt", "completion"}; preference {"prompt": [messages], "chosen": [messages], "rejected": [messages],
-("tools")}; text {"text"}.
+("tools")}; kto {"prompt": [messages], "completion": [messages], "label": bool, ("tools")}; rlvr {"prompt": [messages],
+"answer": text, ("tools")}; text {"text"}.
 """
 LEDGER_COLUMNS = ("row_id", "origin", "action", "stage", "reason", "evidence", "excerpt")
 """All text. action: dropped or changed; evidence: JSON; excerpt: the first 160 characters of the row."""
 EDGE_COLUMNS = ("kept_id", "other_id", "relation", "whole_j", "prompt_j", "response_j", "band")
 """relation: duplicate (other_id is dropped), variant (both are kept, in one split), conflict (same prompt, other answer)."""
 
-Shape = Literal["chat", "completion", "preference", "text"]
+Shape = Literal["chat", "completion", "preference", "kto", "rlvr", "text"]
 EXCERPT_CHARACTERS = 160
 
 
@@ -54,6 +55,16 @@ class Reason(StrEnum):
     TOOL_RESULT_WITHOUT_CALL = "tool_result_without_call"
     CONTROL_TOKEN = "control_token"  # noqa: S105
     NUL_CHARACTER = "nul_character"
+    MOJIBAKE = "mojibake"
+    IMAGE = "image"
+    MAPPING_FAILED = "mapping_failed"
+    TOOL_CALL_WITHOUT_RESULT = "tool_call_without_result"
+    LOW_QUALITY = "low_quality"
+    OTHER_LANGUAGE = "other_language"
+    PERSONAL_DATA = "personal_data"
+    TOXIC = "toxic"
+    CONTAMINATED = "contaminated"
+    NOT_DRAWN = "not_drawn"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
 
