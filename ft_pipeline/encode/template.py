@@ -1,26 +1,34 @@
-"""Rows as token ids with a loss mask: the base model's own chat template, tokenised once, assistant spans by character offsets.
-
-Three roads to the spans, in order: the template's own `{% generation %}` markers; the training template that TRL keeps for
-exactly this template, when it renders the same text; prefixes of the rendered text. A row that none of them masks is rejected
-with a reason. Never a difference of token prefixes: it failed on 23 of 41 templates (design note curate-encode).
-"""
+"""Rows as token ids with the spans of trained tokens: the base model's own chat template, tokenised once, cut by character offsets."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import re
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ft_pipeline.encode.chat import Chat, Spoken, constants_of
+from ft_pipeline.encode.messages import Turn, loses_reasoning, lost_part, spellings
+from ft_pipeline.encode.spans import Span, token_spans, trained_spans
 from ft_pipeline.errors import DataError
 
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-Span = tuple[int, int]
+if TYPE_CHECKING:
+    import numpy as np
+
+UNSET_LIMIT = 10**9
+"""Tokenizers without a limit of their own name 1e30."""
+LONGEST_HEADER = 200
+"""Where fewer characters are left to the context, it is looked at whether they are more than special tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """Why a row cannot be trained on, or what of it is not."""
+
+    reason: str
+    evidence: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,23 +39,29 @@ class Rendered:
     spans: tuple[Span, ...]
     bos: bool = False
     eos: bool = False
+    ends: bool = True
+    """Claims that every trained turn ends in a stop token."""
+    changed: Rejected | None = None
+    """What of the row is left to the context though it could be trained: for the ledger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """A row as token ids and a mask of the trained ones; `ends` claims that every assistant turn trains its end-of-turn token."""
+    """A row as token ids and the (start, end) spans of trained ones; `ends` claims that every trained turn trains its stop token."""
 
     ids: list[int]
-    mask: list[bool]
+    spans: tuple[Span, ...]
     ends: bool
 
+    @property
+    def mask(self) -> np.ndarray:
+        """[tokens] bool: which are trained."""
+        import numpy as np
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejected:
-    """Why a row cannot be trained on."""
-
-    reason: str
-    evidence: dict[str, Any]
+        mask = np.zeros(len(self.ids), bool)
+        for start, end in self.spans:
+            mask[start:end] = True
+        return mask
 
 
 @dataclass(frozen=True)
@@ -57,115 +71,131 @@ class Template:
     tokenizer: Any
     loss: str
     """`assistant` or `all`."""
+    limit_tokens: int | None = None
+    """Positions that the base model knows; None when it does not say."""
 
     @property
     def road(self) -> str:
         """How assistant spans are found: `generation_markers`, `training_template` or `text_prefixes`."""
-        if GENERATION.search(self.text):
-            return "generation_markers"
-        return "training_template" if self.training_text else "text_prefixes"
+        return self.chat.road
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The chat template; empty when the model has none."""
-        found = self.tokenizer.chat_template
-        return found.get("default", "") if isinstance(found, dict) else found or ""
+        return self.chat.source
 
     @cached_property
-    def training_text(self) -> str | None:
-        """TRL's template with markers for exactly this template, None when it has none."""
-        return trl_training_template(self.text)
+    def chat(self) -> Chat:
+        """The template that renders conversations without tools, and those with tools unless the model has one for them."""
+        return self._chat_of("default")
+
+    @cached_property
+    def chat_with_tools(self) -> Chat:
+        """The template for conversations with tools."""
+        found = self.tokenizer.chat_template
+        return self._chat_of("tool_use") if isinstance(found, dict) and "tool_use" in found else self.chat
 
     def render(self, shape: str, content: Mapping[str, Any]) -> Rendered | Rejected:
         """The row of a curated dataset as text with trained spans."""
         if shape == "chat":
-            return self._chat(content)
+            return self._conversation(content)
         if shape == "text":
-            text = content["text"]
-            return Rendered(text=text, spans=((0, len(text)),), bos=True, eos=True)
+            return self._written(content["text"], 0)
         if shape == "completion" and isinstance(content["prompt"], str) and isinstance(content["completion"], str):
-            prompt, text = content["prompt"], content["prompt"] + content["completion"]
-            start = 0 if self.loss == "all" else len(prompt)
-            return Rendered(text=text, spans=((start, len(text)),), bos=True, eos=True)
+            start = 0 if self.loss == "all" else len(content["prompt"])
+            return self._written(content["prompt"] + content["completion"], start)
         return Rejected(reason="shape_not_trainable", evidence={"shape": shape, "cure": "method dpo reads preferences"})
 
     def encode(self, rows: Sequence[Rendered]) -> list[Encoded]:
-        """Ids and masks of rendered rows, each tokenised once. Measured .37-.57 M tokens per CPU second."""
-        batch = self.tokenizer(
-            [row.text for row in rows],
-            add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
-        )  # fmt: skip
+        """Ids and spans of rendered rows, each tokenised once."""
         return [
-            self._masked(row, ids, offsets)
-            for row, ids, offsets in zip(rows, batch["input_ids"], batch["offset_mapping"], strict=True)
+            self._masked(row, found) for row, found in zip(rows, self.tokenised([r.text for r in rows]), strict=True)
         ]
 
-    def _chat(self, content: Mapping[str, Any]) -> Rendered | Rejected:
-        from jinja2.exceptions import TemplateError
+    def tokenised(self, texts: Sequence[str]) -> list[Any]:
+        """`tokenizers.Encoding` of each text, without special tokens around it: the ids of the transformers wrapper, in 3/4 of its time."""
+        return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
+    def said(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> tuple[list[Turn], Spoken] | Rejected:
+        """The conversation in the first spelling that the template renders whole, with the assistant's spans; or why there is none."""
         if not self.text:
             return Rejected(reason="no_chat_template", evidence={"cure": "give the base model a chat_template.jinja"})
-        turns, tools = [_plain(m) for m in content["messages"]], content.get("tools")
+        chat = self.chat_with_tools if tools else self.chat
+        whole: tuple[list[Turn], Spoken] | None = None
+        refused: Rejected | None = None
+        for turns in spellings(messages, blocks=chat.takes_blocks):
+            found = self._spelled(chat, turns, tools)
+            if isinstance(found, Rejected):
+                refused = refused or found
+            elif not loses_reasoning(turns, found.text):
+                return turns, found
+            else:
+                # reasoning that no spelling brings into the text is no reason to lose the row
+                whole = whole or (turns, found)
+        return whole or refused or Rejected(reason="no_trained_token", evidence={})
+
+    def _spelled(self, chat: Chat, turns: list[Turn], tools: Any) -> Spoken | Rejected:
+        from jinja2.exceptions import TemplateError
+
         try:
-            text, spans = self._assistant_spans(turns, tools)
+            found = chat.spoken(turns, tools)
         except (TemplateError, TypeError, ValueError) as error:
             return Rejected(reason="template_error", evidence={"error": str(error)})
-        if spans is None:
-            return Rejected(reason="assistant_spans_not_found", evidence={"road": self.road})
-        if lost := _lost_tool_call(turns, [text[a:b] for a, b in spans]):
-            return Rejected(reason="tool_call_not_rendered", evidence={"tool": lost})
+        if lost := [p for p in found.rewritten if not found.spans or turns[p].get("tool_calls")]:
+            return Rejected(reason="assistant_spans_not_found", evidence={"road": self.road, "turns": lost})
+        said = found.text if self.loss == "all" else "".join(found.text[a:b] for a, b in found.spans)
+        if gone := lost_part(turns, text=found.text, said=said):
+            return Rejected(reason=gone[0], evidence=gone[1])
+        return found
+
+    def _conversation(self, content: Mapping[str, Any]) -> Rendered | Rejected:
+        messages, tools = content["messages"], content.get("tools")
+        found = self.said(messages, tools)
+        if isinstance(found, Rejected):
+            return found
+        turns, spoken = found
         if self.loss == "all":
-            return Rendered(text=text, spans=((0, len(text)),))
-        kept = _weighted(spans, content["messages"])
-        return Rendered(text=text, spans=kept) if kept is not None else _unmapped(len(spans))
+            ends = spoken.text.rstrip().endswith(self.chat.stops)
+            return Rendered(text=spoken.text, spans=((0, len(spoken.text)),), ends=ends)
+        spans = _weighted(spoken, messages)
+        if isinstance(spans, Rejected):
+            return spans
+        if fault := self._share_fault(spoken.text, spans):
+            return fault
+        ends = self.chat.ends(spoken.text, spans)
+        return Rendered(text=spoken.text, spans=spans, ends=ends, changed=_changed(turns, spoken))
 
-    def _assistant_spans(self, turns: list[dict[str, Any]], tools: Any) -> tuple[str, tuple[Span, ...] | None]:
-        if self.road == "generation_markers":
-            return self._marked(self.text, turns, tools)
-        text = self._rendered(turns, tools)
-        if self.training_text:
-            marked, spans = self._marked(self.training_text, turns, tools)
-            if marked == text:
-                return text, spans
-        return text, self._prefix_spans(text, turns, tools)
+    def _share_fault(self, text: str, spans: Sequence[Span]) -> Rejected | None:
+        """0 < trained share < 1: something is trained, and something besides special tokens is not."""
+        if not spans:
+            return Rejected(reason="no_trained_token", evidence={"road": self.road})
+        borders = [0, *(place for span in spans for place in span), len(text)]
+        left = sum(b - a for a, b in zip(borders[::2], borders[1::2], strict=True))
+        if left > LONGEST_HEADER or self.chat.says(
+            "".join(text[a:b] for a, b in zip(borders[::2], borders[1::2], strict=True))
+        ):
+            return None
+        return Rejected(reason="every_token_trained", evidence={"road": self.road})
 
-    def _marked(self, template: str, turns: list[dict[str, Any]], tools: Any) -> tuple[str, tuple[Span, ...]]:
-        from transformers.utils.chat_template_utils import render_jinja_template
+    def _written(self, text: str, start: int) -> Rendered:
+        return Rendered(
+            text=text, spans=((start, len(text)),), bos=True, eos=not text.endswith(self.tokenizer.eos_token)
+        )
 
-        texts, spans = render_jinja_template(
-            [turns], tools=tools, chat_template=template, return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
-        )  # fmt: skip
-        return texts[0], tuple((int(a), int(b)) for a, b in spans[0])
-
-    def _rendered(self, turns: list[dict[str, Any]], tools: Any, *, prompt: bool = False) -> str:
-        return self.tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
-
-    def _prefix_spans(self, text: str, turns: list[dict[str, Any]], tools: Any) -> tuple[Span, ...] | None:
-        """Where the text grows by each assistant turn; None when the template rewrites what it rendered before."""
-        spans = []
-        for place, turn in enumerate(turns):
-            if turn["role"] != "assistant":
-                continue
-            before = self._rendered(turns[:place], tools, prompt=True)
-            after = self._rendered(turns[: place + 1], tools)
-            if not (text.startswith(after) and after.startswith(before)):
-                return None
-            spans.append((len(before), len(before) + len(self._until_end_of_turn(after[len(before) :]))))
-        return tuple(spans)
-
-    def _until_end_of_turn(self, text: str) -> str:
-        """Without the white space that a template puts behind the stop token: generation never reaches it."""
-        bare = text.rstrip()
-        return bare if any(bare.endswith(token) for token in self._special_texts) else text
+    def _chat_of(self, name: str) -> Chat:
+        found = self.tokenizer.chat_template
+        source = found.get(name, "") if isinstance(found, dict) else found or ""
+        stops = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
+        return Chat(source=source, constants=constants_of(self.tokenizer), stops=stops)
 
     @cached_property
-    def _special_texts(self) -> tuple[str, ...]:
-        return tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special)
+    def _backend(self) -> Any:
+        """The tokenizer below the transformers wrapper, set as the wrapper sets it."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = self.tokenizer.split_special_tokens
+        return backend
 
     @cached_property
     def _bos(self) -> list[int]:
@@ -173,19 +203,13 @@ class Template:
         bos = self.tokenizer.bos_token_id
         return [bos] if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else []
 
-    def _masked(self, row: Rendered, ids: list[int], offsets: list[Span]) -> Encoded:
-        mask = _overlapping(offsets, row.spans)
-        ends = all(self._stops(ids, offsets, span) for span in row.spans)
-        if row.bos:
-            ids, mask = self._bos + ids, [False] * len(self._bos) + mask
+    def _masked(self, row: Rendered, found: Any) -> Encoded:
+        ids, spans = found.ids, token_spans(found, row.spans)
+        if row.bos and self._bos:
+            ids, spans = self._bos + ids, [(a + len(self._bos), b + len(self._bos)) for a, b in spans]
         if row.eos:
-            ids, mask, ends = [*ids, self.tokenizer.eos_token_id], [*mask, True], True
-        # nothing predicts the first token of a row
-        return Encoded(ids=ids, mask=[False, *mask[1:]], ends=ends)
-
-    def _stops(self, ids: list[int], offsets: list[Span], span: Span) -> bool:
-        inside = [token for token, (a, b) in zip(ids, offsets, strict=True) if a < span[1] and b > span[0]]
-        return bool(inside) and any(token in self._special_ids for token in inside[-2:])
+            ids, spans = [*ids, self.tokenizer.eos_token_id], [*spans, (len(ids), len(ids) + 1)]
+        return Encoded(ids=ids, spans=trained_spans(spans), ends=row.ends)
 
 
 def load_template(folder: Path, *, loss: str) -> Template:
@@ -205,73 +229,44 @@ def load_template(folder: Path, *, loss: str) -> Template:
             why="A row that does not end teaches the model never to stop.",
             cure="set eos_token in tokenizer_config.json",
         )
-    return Template(tokenizer, loss)
+    return Template(tokenizer, loss, _limit(folder, tokenizer))
 
 
-def trl_training_template(text: str) -> str | None:
-    """The TRL template with generation markers for a template that TRL knows by exact text; read as files, TRL is not imported."""
-    found = importlib.util.find_spec("trl")
-    if not text or found is None or not found.submodule_search_locations:
-        return None
-    folder = Path(found.submodule_search_locations[0]) / "chat_templates"
-    for path in sorted(folder.glob("*.jinja")):
-        training = path.with_name(f"{path.stem}_training.jinja")
-        if training.is_file() and path.read_text(encoding="utf-8") == text:
-            return training.read_text(encoding="utf-8")
-    return None
+def refuse_long_windows(template: Template, window_tokens: int) -> None:
+    """Raises DataError when a window is longer than the base model's own limit."""
+    if template.limit_tokens is not None and window_tokens > template.limit_tokens:
+        raise DataError(
+            f"encode.window_tokens is {window_tokens}, the base model knows {template.limit_tokens} positions",
+            why="Behind its limit a model has never been trained, and a table of positions simply ends.",
+            cure=f"set encode.window_tokens to {template.limit_tokens} or less",
+        )
 
 
-def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as templates expect it: no weight, tool arguments as an object (OpenAI sends them as a JSON string)."""
-    plain = {k: v for k, v in message.items() if k != "weight" and (v is not None or k == "content")}
-    if calls := message.get("tool_calls"):
-        plain["tool_calls"] = [
-            {**c, "function": {**c["function"], "arguments": _object(c["function"].get("arguments"))}}
-            if isinstance(c.get("function"), Mapping) else c
-            for c in calls
-        ]  # fmt: skip
-    return plain
+def _limit(folder: Path, tokenizer: Any) -> int | None:
+    """max_position_embeddings, stretched as rope_scaling says; else the tokenizer's own limit."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = config.get("text_config") or config
+    found = config.get("max_position_embeddings") or config.get("n_positions")
+    if isinstance(found, int):
+        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        stretched = (scaling.get("original_max_position_embeddings") or 0) * (scaling.get("factor") or 1)
+        return max(found, int(stretched))
+    return tokenizer.model_max_length if tokenizer.model_max_length < UNSET_LIMIT else None
 
 
-def _object(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        parsed = json.loads(arguments)
-    except ValueError:
-        return arguments
-    return parsed if isinstance(parsed, dict) else arguments
+def _weighted(spoken: Spoken, messages: Sequence[Mapping[str, Any]]) -> tuple[Span, ...] | Rejected:
+    """The spans of assistant turns whose weight is not 0."""
+    weights = {place: m.get("weight", 1) for place, m in enumerate(messages) if m["role"] == "assistant"}
+    if all(weights.values()):
+        return spoken.spans
+    if spoken.turns is None:
+        return Rejected(reason="weight_not_mapped", evidence={"spans": len(spoken.spans)})
+    return tuple(span for span, place in zip(spoken.spans, spoken.turns, strict=True) if weights[place])
 
 
-def _lost_tool_call(turns: Sequence[Mapping[str, Any]], trained: Sequence[str]) -> str | None:
-    """The name of a tool call that the template leaves out: training would teach an empty turn (llama3 does it)."""
-    said = "".join(trained)
-    calls = [c for turn in turns if turn["role"] == "assistant" for c in turn.get("tool_calls") or ()]
-    names = [(c.get("function") or c).get("name") for c in calls]
-    return next((name for name in names if isinstance(name, str) and name not in said), None)
-
-
-def _weighted(spans: tuple[Span, ...], messages: Sequence[Mapping[str, Any]]) -> tuple[Span, ...] | None:
-    """The spans of assistant turns whose weight is not 0; None when turns and spans do not correspond."""
-    weights = [m.get("weight", 1) for m in messages if m["role"] == "assistant"]
-    if all(weights):
-        return spans
-    if len(weights) != len(spans):
-        return None
-    return tuple(span for span, weight in zip(spans, weights, strict=True) if weight)
-
-
-def _unmapped(num_spans: int) -> Rejected:
-    return Rejected(reason="weight_not_mapped", evidence={"spans": num_spans})
-
-
-def _overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Which tokens hold at least one character of a span. A token without characters is in none."""
-    mask = [False] * len(offsets)
-    ends = [end for _, end in offsets]
-    for start, stop in spans:
-        at = bisect_right(ends, start)
-        while at < len(offsets) and offsets[at][0] < stop:
-            mask[at] = offsets[at][1] > offsets[at][0]
-            at += 1
-    return mask
+def _changed(turns: Sequence[Turn], spoken: Spoken) -> Rejected | None:
+    if spoken.rewritten:
+        return Rejected(reason="rewritten_turns_not_trained", evidence={"turns": list(spoken.rewritten)})
+    lost = loses_reasoning(turns, spoken.text)
+    return Rejected(reason="reasoning_not_rendered", evidence={"turns": lost}) if lost else None
