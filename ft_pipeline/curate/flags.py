@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ft_pipeline.curate.artifact import Reason
+from ft_pipeline.curate.validate import FIXED_KEYS
 
 Action = Literal["drop", "change", "note"]
 """note: the row stays as it is, and the flag is only counted and kept."""
@@ -42,3 +43,19 @@ class Batch:
     def texts(self) -> list[str]:
         """Prompt, line break, response."""
         return [f"{p}\n{r}" if p else r for p, r in zip(self.prompts, self.responses, strict=True)]
+
+    @cached_property
+    def wholes(self) -> list[str]:
+        """Every text of a row as it stands there, joined by line breaks: tool arguments unescaped, tool descriptions, names, keys."""
+        return ["\n".join(_every_text(content, [])) for content in self.contents]
+
+
+def _every_text(value: Any, found: list[str]) -> list[str]:
+    for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+        if isinstance(key, str) and key not in FIXED_KEYS:
+            found.append(key)
+        if isinstance(inner, str):
+            found.append(inner)
+        elif isinstance(inner, Mapping | list):
+            _every_text(inner, found)
+    return found
