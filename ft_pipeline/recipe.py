@@ -131,7 +131,10 @@ class Toxicity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """A benchmark whose test items must not be trained on: a local folder or file, `hf://`, `s3://`."""
+    """A benchmark whose test items must not be trained on: a local folder or file, `hf://`, `s3://`.
+
+    JSON, JSON lines, CSV, TSV, Parquet or Arrow; of a folder with splits the test split.
+    """
 
     __pydantic_config__ = STRICT
     name: str
@@ -148,6 +151,10 @@ class Contamination:
     holdout: Literal["off", "remove", "flag", "fail"] = "flag"
     """What happens to train rows that hold a row of the recipe's own holdout."""
     threshold: float = 0.5
+    def __post_init__(self) -> None:
+        if not self.name.strip() or len(self.name) > 60:
+            raise ValueError(f"benchmark name {self.name!r} must have 1 to 60 characters")
+
     """Share of one item's n-grams in one row."""
 
 
@@ -161,6 +168,13 @@ class Curate:
     control_tokens: Literal["reject", "escape"] = "reject"
     quality: Quality = field(default_factory=Quality)
     language: Language = field(default_factory=Language)
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} must be above 0 and at most 1")
+        names = [b.name for b in self.benchmarks]
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"benchmark {repeated[0]!r} is named twice")
+
     pii: Pii = field(default_factory=Pii)
     toxicity: Toxicity = field(default_factory=Toxicity)
     contamination: Contamination = field(default_factory=Contamination)

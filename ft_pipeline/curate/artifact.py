@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.fingerprint import sha256_bytes
 
 CURATED_KIND = "curated_dataset"
 SPLITS = ("train", "validation", "holdout")
@@ -16,6 +19,9 @@ LEDGER = "ledger.parquet"
 EDGES = "edges.parquet"
 STATISTICS = "statistics.json"
 
+CROISSANT = "croissant.json"
+CONTAMINATION = "contamination.parquet"
+"""Benchmark items that stand in rows of the dataset; absent when the recipe names no benchmark."""
 ROW_COLUMNS = ("row_id", "shape", "content", "cluster", "origin")
 """Of `train.parquet`, `validation.parquet`, `holdout.parquet`, all text.
 
@@ -35,6 +41,13 @@ EXCERPT_CHARACTERS = 160
 
 class Reason(StrEnum):
     """Why a row was dropped or changed."""
+CONTAMINATION_COLUMNS = (
+    "benchmark", "item_id", "item_sha256", "rows", "rows_trained", "bench_cov", "train_frac", "row_ids", "text",
+)  # fmt: skip
+"""A row per benchmark item. rows: rows that hold it; rows_trained: those of them in the train split; bench_cov, train_frac: the
+largest over the rows; row_ids: JSON, the first five; text: what stands in the first row. item_id is empty for text that so many
+items share that it names none."""
+
 
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
@@ -96,6 +109,20 @@ def rows_of(curated: Artifact, split: str) -> Iterator[dict[str, Any]]:
 
     for batch in pq.ParquetFile(curated.file(f"{split}.parquet")).iter_batches(1024):
         for row in batch.to_pylist():
+def item_words(text: str) -> list[str]:
+    """Runs of letters and digits in NFC and lower case."""
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
+
+
+def item_sha256(question: str) -> str:
+    """Digest of the words of a benchmark's question, by which a suite's item is known again. `Question: ... Answer:` around it is
+    no part of it."""
+    words = item_words(question)
+    words = words[1:] if words[:1] in (["question"], ["q"]) else words
+    words = words[:-1] if words[-1:] in (["answer"], ["a"]) else words
+    return sha256_bytes(" ".join(words).encode("utf-8", "surrogatepass"))
+
+
             yield {**row, "content": json.loads(row["content"])}
 
 

@@ -8,6 +8,7 @@ ROOM_OF = {
     "raw_dataset": "acquire",
     "base_model": "acquire",
     "curated_dataset": "curate",
+    "benchmark_index": "curate",
     "packed_shards": "encode",
     "reference_logprobs": "encode",
     "checkpoints": "finetune",
