@@ -1,21 +1,32 @@
-"""Every layout that datasets come in becomes one of four shapes: chat, completion, preference, text."""
+"""Every layout that datasets come in becomes one of six shapes: chat, completion, preference, kto, rlvr, text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.curate.artifact import Reason, Rejection, Shape, rejected
-from ft_pipeline.curate.turns import Refused, Turn, refuse, text_of, tools_of, turns
+from ft_pipeline.curate.layouts import (
+    ANSWERS,
+    CONVERSATIONS,
+    PROMPT_COMPLETION,
+    PROMPTS,
+    alpaca_turns,
+    asked,
+    asked_and_answered,
+    completed,
+    conversation_key,
+    preference_sides,
+    verified_answer,
+    with_system,
+)
+from ft_pipeline.curate.turns import Refused, Turn, is_turns, refuse, text_of, tools_of, turns
 
-HUMAN_ASSISTANT = re.compile(r"\n\n(Human|Assistant): ?")
-"""How Anthropic/hh-rlhf writes a conversation into one string."""
-
-
-PROMPT_COMPLETION = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"))
-"""The names that a prompt and its completion go by."""
+MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
+"""Columns beside a conversation that hold what its text speaks of."""
+Content = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,168 +35,216 @@ class Normal:
 
     layout: str
     shape: Shape
-    content: dict[str, Any]
+    content: Content
     changes: tuple[Rejection, ...] = ()
     """What was altered beyond spelling, for the ledger."""
 
 
-def normalize(row: Mapping[str, Any], layout: str) -> Normal | Rejection:
-    """The row in the one schema. `auto` goes by the row's keys; any other layout refuses rows that are not of it.
+def normalize(row: Row, layout: str, mapping: Callable[[Row], Row | Rejection] | None = None) -> Normal | Rejection:
+    """The row in the one schema, after its mapping (`mapping.open_mapping`).
 
-    Text is never stripped or re-encoded. Alpaca becomes chat: instruction, blank line, input are the user's turn. Messages as
-    prompt/completion become chat with weight 0 on assistant turns of the prompt.
+    `auto` goes by the row's keys; any other layout takes what has that layout's keys, whatever further ones. Text is never stripped
+    or re-encoded. Alpaca becomes chat: instruction, blank line, input are the user's turn. Messages as prompt/completion become
+    chat with weight 0 on assistant turns of the prompt.
     """
+    if mapping is not None:
+        mapped = mapping(row)
+        if isinstance(mapped, Rejection):
+            return mapped
+        row = mapped
     found = layout_of(row)
-    if found is None or layout not in ("auto", found):
-        keys = ", ".join(sorted(map(str, row)))
-        return rejected(
-            Reason.UNKNOWN_LAYOUT, "", f"keys {keys}" if found is None else f"{found}, not {layout}: keys {keys}"
-        )
+    if layout not in ("auto", found):
+        if not _fits(row, layout):
+            return _unknown(row, found, layout)
+        found = layout
+    if found is None:
+        return _unknown(row, found, layout)
     try:
-        shape, content = CONVERSIONS[found](row)
+        shape, content = _converted(row, found)
     except Refused as refused:
         return refused.rejection
     content, changes = _without_empty_system(content)
     return Normal(layout=found, shape=shape, content=content, changes=changes)
 
 
-def layout_of(row: Mapping[str, Any]) -> str | None:
+def layout_of(row: Row) -> str | None:
     """The layout that a row's keys speak of, the most telling first: a `text` column beside `instruction` is a rendering."""
     has = {key for key, value in row.items() if value is not None}
-    if {"chosen", "rejected"} <= has:
+    if "chosen" in has and "rejected" in has:
         return "preference"
+    if not has.isdisjoint(_TAGS) and _is_kto(row, has):
+        return "kto"
+    if not has.isdisjoint(ANSWERS) and _is_rlvr(row, has):
+        return "rlvr"
     if "messages" in has:
         return "chat"
-    if has & {"conversations", "conversation"}:
+    if "conversations" in has or "conversation" in has:
         return "sharegpt"
-    if {"instruction", "output"} <= has:
+    if "instruction" in has and "output" in has:
         return "alpaca"
-    if _asked_and_answered(row):
+    if asked_and_answered(row):
         return "prompt_completion"
     return "text" if "text" in has else None
 
 
-def _chat(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
-    return "chat", _with_tools(_with_system(row, turns(row["messages"], "messages")), row)
+_TAGS = frozenset({"label", "kto_tag"})
+_COMPLETIONS = frozenset({"completion", "response", "output"})
 
 
-def _sharegpt(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
+def _is_kto(row: Row, has: set[str]) -> bool:
+    """A truth value beside one conversation. `label` is also what classes go by: then question and answer stay what they are."""
+    if isinstance(row.get("kto_tag"), bool):
+        return _answered_layout(row) is not None
+    return isinstance(row.get("label"), bool) and (
+        conversation_key(row) is not None or ("prompt" in has and ("completion" in has or "response" in has))
+    )
+
+
+def _is_rlvr(row: Row, has: set[str]) -> bool:
+    """A prompt with something to check an answer against, and no answer to learn from."""
+    if not has.isdisjoint(_COMPLETIONS):
+        return False
+    key = conversation_key(row) or ("prompt" if is_turns(row.get("prompt")) else None)
+    if key is not None:
+        return _ends_with_user(row[key])
+    told = "ground_truth" in has or (
+        isinstance(row.get("reward_model"), Mapping) and "ground_truth" in row["reward_model"]
+    )
+    return told and not has.isdisjoint(PROMPTS) and asked_and_answered(row) is None
+
+
+def _ends_with_user(messages: Any) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, Mapping) and last.get("role", last.get("from")) in ("user", "human")
+
+
+def _fits(row: Row, layout: str) -> bool:
+    has = {key for key, value in row.items() if value is not None}
+    if layout == "kto":
+        return not has.isdisjoint(_TAGS) and _answered_layout(row) is not None
+    if layout == "rlvr":
+        return not has.isdisjoint(ANSWERS) and (conversation_key(row) is not None or not has.isdisjoint(PROMPTS))
+    return any(names <= has for names in _NEEDED[layout])
+
+
+_NEEDED: Mapping[str, tuple[set[str], ...]] = {
+    "chat": ({"messages"},),
+    "sharegpt": ({"conversations"}, {"conversation"}),
+    "alpaca": ({"instruction", "output"},),
+    "prompt_completion": tuple(set(pair) for pair in PROMPT_COMPLETION),
+    "preference": ({"chosen", "rejected"},),
+    "text": ({"text"},),
+}
+
+
+def _answered_layout(row: Row) -> str | None:
+    """The layout of a labelled row without its label."""
+    if conversation_key(row) is not None:
+        return "chat"
+    return "alpaca" if _fits(row, "alpaca") else "prompt_completion" if asked_and_answered(row) else None
+
+
+def _unknown(row: Row, found: str | None, layout: str) -> Rejection:
+    keys = ", ".join(sorted(map(str, row)))
+    said = f"keys {keys}" if found is None else f"{found}, not {layout}: keys {keys}"
+    return rejected(Reason.UNKNOWN_LAYOUT, "", said)
+
+
+def _converted(row: Row, layout: str) -> tuple[Shape, Content]:
+    if (
+        layout != "text"
+        and not MEDIA.isdisjoint(row)
+        and (media := next((k for k in row if k in MEDIA and row[k]), None))
+    ):
+        raise refuse(Reason.IMAGE, media, str(row[media]))
+    shape, content = CONVERSIONS[layout](row)
+    if shape not in ("text", "completion") and (tools := tools_of(row)):
+        content["tools"] = tools
+    return shape, content
+
+
+def _chat(row: Row) -> tuple[Shape, Content]:
+    return "chat", {"messages": with_system(row, turns(row["messages"], "messages"))}
+
+
+def _sharegpt(row: Row) -> tuple[Shape, Content]:
     key = "conversations" if row.get("conversations") is not None else "conversation"
-    return "chat", _with_tools(_with_system(row, turns(row[key], key)), row)
+    return "chat", {"messages": with_system(row, turns(row[key], key))}
 
 
-def _alpaca(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
-    made: list[Turn] = []
-    for index, pair in enumerate(row.get("history") or []):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise refuse(Reason.WRONG_TYPE, f"history[{index}]", pair)
-        made += [_user(text_of(pair[0], f"history[{index}][0]")), _assistant(text_of(pair[1], f"history[{index}][1]"))]
-    asked = [text_of(row["instruction"], "instruction")]
-    if row.get("input"):
-        asked.append(text_of(row["input"], "input"))
-    made += [_user("\n\n".join(asked)), _assistant(text_of(row["output"], "output"))]
-    return "chat", _with_tools(_with_system(row, made), row)
+def _alpaca(row: Row) -> tuple[Shape, Content]:
+    return "chat", {"messages": [*with_system(row, alpaca_turns(row)), *completed(row["output"], "output")]}
 
 
-def _prompt_completion(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
-    prompt, answer = _asked_and_answered(row) or PROMPT_COMPLETION[0]
-    if isinstance(row[prompt], list) and isinstance(row[answer], list):
-        before = [t | {"weight": 0} if t["role"] == "assistant" else t for t in turns(row[prompt], prompt)]
-        return "chat", _with_tools(before + turns(row[answer], answer), row)
-    return "completion", {"prompt": text_of(row[prompt], prompt), "completion": text_of(row[answer], answer)}
+def _prompt_completion(row: Row) -> tuple[Shape, Content]:
+    """Two texts stay texts; messages, a system text or tools need a chat template."""
+    prompt, answer = asked_and_answered(row) or PROMPT_COMPLETION[0]
+    told = row.get("system") or row.get("system_prompt") or tools_of(row)
+    if not told and not is_turns(row[prompt]) and not is_turns(row[answer]):
+        return "completion", {"prompt": text_of(row[prompt], prompt), "completion": text_of(row[answer], answer)}
+    before = with_system(row, asked(row[prompt], prompt))
+    before = [{**t, "weight": 0} if t["role"] == "assistant" else t for t in before]
+    return "chat", {"messages": before + completed(row[answer], answer)}
 
 
-def _preference(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
-    chosen, rejected_ = (_answers(row[side], side) for side in ("chosen", "rejected"))
-    prompt = _prompt(row)
-    if prompt and chosen[: len(prompt)] == prompt == rejected_[: len(prompt)]:
-        chosen, rejected_ = chosen[len(prompt) :], rejected_[len(prompt) :]
-    elif chosen[0]["role"] != "assistant":
-        shared = _num_shared(chosen, rejected_)
-        prompt, chosen, rejected_ = chosen[:shared], chosen[shared:], rejected_[shared:]
+def _preference(row: Row) -> tuple[Shape, Content]:
+    prompt, chosen, rejected_ = preference_sides(row)
+    return "preference", {"prompt": with_system(row, prompt), "chosen": chosen, "rejected": rejected_}
+
+
+def _kto(row: Row) -> tuple[Shape, Content]:
+    tag = "kto_tag" if row.get("kto_tag") is not None else "label"
+    if not isinstance(row[tag], bool):
+        raise refuse(Reason.WRONG_TYPE, tag, row[tag])
+    prompt, completion = _labelled_turns(row)
     if not prompt:
         raise refuse(Reason.MISSING_PROMPT, "prompt", sorted(map(str, row)))
-    content = {"prompt": _with_system(row, prompt), "chosen": chosen, "rejected": rejected_}
-    if tools := tools_of(row):
-        content["tools"] = tools
-    return "preference", content
+    return "kto", {"prompt": with_system(row, prompt), "completion": completion, "label": row[tag]}
 
 
-def _text(row: Mapping[str, Any]) -> tuple[Shape, dict[str, Any]]:
+def _labelled_turns(row: Row) -> tuple[list[Turn], list[Turn]]:
+    """The turns before the answer that the label speaks of, and the answer."""
+    if key := conversation_key(row):
+        made = turns(row[key], key)
+        return made[:-1], made[-1:]
+    if _answered_layout(row) == "alpaca":
+        return alpaca_turns(row), completed(row["output"], "output")
+    prompt, answer = asked_and_answered(row) or PROMPT_COMPLETION[0]
+    return asked(row[prompt], prompt), completed(row[answer], answer)
+
+
+def _rlvr(row: Row) -> tuple[Shape, Content]:
+    key = conversation_key(row) or next(key for key in PROMPTS if row.get(key) is not None)
+    prompt = turns(row[key], key) if key in CONVERSATIONS else asked(row[key], key)
+    return "rlvr", {"prompt": with_system(row, prompt), "answer": verified_answer(row)}
+
+
+def _text(row: Row) -> tuple[Shape, Content]:
     return "text", {"text": text_of(row["text"], "text")}
 
 
-CONVERSIONS: Mapping[str, Callable[[Mapping[str, Any]], tuple[Shape, dict[str, Any]]]] = {
+CONVERSIONS: Mapping[str, Callable[[Row], tuple[Shape, Content]]] = {
     "chat": _chat,
     "sharegpt": _sharegpt,
     "alpaca": _alpaca,
     "prompt_completion": _prompt_completion,
     "preference": _preference,
+    "kto": _kto,
+    "rlvr": _rlvr,
     "text": _text,
 }
 
 
-def _asked_and_answered(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    return next((p for p in PROMPT_COMPLETION if row.get(p[0]) is not None and row.get(p[1]) is not None), None)
-
-
-def _prompt(row: Mapping[str, Any]) -> list[Turn]:
-    """The explicit prompt of a preference row: text or messages, under any of the names in use; [] when it is implicit."""
-    for key in ("prompt", "conversations", "messages"):
-        if isinstance(row.get(key), list) and row[key]:
-            return turns(row[key], key)
-    asked = next((key for key in ("prompt", "question", "instruction") if row.get(key) is not None), None)
-    if asked is None:
-        return []
-    words = text_of(row[asked], asked)
-    further = f"\n\n{row['input']}" if asked == "instruction" and row.get("input") else ""
-    return [_user(words + further)]
-
-
-def _answers(value: Any, side: str) -> list[Turn]:
-    """The turns of one side: a string, one message, messages, or a conversation written into one string."""
-    if isinstance(value, Mapping):
-        return turns([value], side)
-    if isinstance(value, list):
-        return turns(value, side)
-    text = text_of(value, side)
-    if not HUMAN_ASSISTANT.match(text):
-        return [_assistant(text)]
-    parts = HUMAN_ASSISTANT.split(text)[1:]
-    roles = {"Human": _user, "Assistant": _assistant}
-    return [roles[who](said) for who, said in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def _num_shared(chosen: list[Turn], rejected_: list[Turn]) -> int:
-    """How many first turns both sides share, leaving an answer to each: the implicit prompt."""
-    limit = min(len(chosen), len(rejected_)) - 1
-    return next((i for i in range(limit) if chosen[i] != rejected_[i]), limit)
-
-
-def _with_system(row: Mapping[str, Any], messages: list[Turn]) -> list[Turn]:
-    if row.get("system") is None or messages[0]["role"] == "system":
-        return messages
-    return [{"role": "system", "content": text_of(row["system"], "system")}, *messages]
-
-
-def _with_tools(messages: list[Turn], row: Mapping[str, Any]) -> dict[str, Any]:
-    tools = tools_of(row)
-    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
-
-
-def _without_empty_system(content: dict[str, Any]) -> tuple[dict[str, Any], tuple[Rejection, ...]]:
+def _without_empty_system(content: Content) -> tuple[Content, tuple[Rejection, ...]]:
     """Many exports write `system: ""` for no system turn; a turn that says nothing is left out and written down."""
     for key in ("messages", "prompt"):
-        first = content[key][0] if isinstance(content.get(key), list) else None
-        if first and first["role"] == "system" and not first["content"].strip():
-            kept = {**content, key: content[key][1:]}
-            return kept, (rejected(Reason.EMPTY_SYSTEM, f"{key}[0].content", first["content"]),)
+        found = content.get(key)
+        if (
+            isinstance(found, list)
+            and found[0]["role"] == "system"
+            and len(found) > 1
+            and not found[0]["content"].strip()
+        ):
+            kept = {**content, key: found[1:]}
+            return kept, (rejected(Reason.EMPTY_SYSTEM, f"{key}[0].content", found[0]["content"]),)
     return content, ()
-
-
-def _user(content: str) -> Turn:
-    return {"role": "user", "content": content}
-
-
-def _assistant(content: str) -> Turn:
-    return {"role": "assistant", "content": content}
