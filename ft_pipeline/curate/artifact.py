@@ -17,12 +17,13 @@ CURATED_KIND = "curated_dataset"
 SPLITS = ("train", "validation", "holdout")
 LEDGER = "ledger.parquet"
 EDGES = "edges.parquet"
+FLAGS = "flags.parquet"
 STATISTICS = "statistics.json"
-
 CROISSANT = "croissant.json"
 CONTAMINATION = "contamination.parquet"
 """Benchmark items that stand in rows of the dataset; absent when the recipe names no benchmark."""
-ROW_COLUMNS = ("row_id", "shape", "content", "cluster", "origin")
+
+ROW_COLUMNS = ("row_id", "shape", "content", "cluster", "origin", "source")
 """Of `train.parquet`, `validation.parquet`, `holdout.parquet`, all text.
 
 content is canonical JSON by shape: chat {"messages": [{"role", "content", ("tool_calls", "tool_call_id", "name", "weight")}],
@@ -32,15 +33,11 @@ content is canonical JSON by shape: chat {"messages": [{"role", "content", ("too
 """
 LEDGER_COLUMNS = ("row_id", "origin", "action", "stage", "reason", "evidence", "excerpt")
 """All text. action: dropped or changed; evidence: JSON; excerpt: the first 160 characters of the row."""
+FLAG_COLUMNS = ("row_id", "origin", "filter", "action", "reason", "evidence")
+"""All text. What the filters found: action drop, change or note; a row may have several."""
 EDGE_COLUMNS = ("kept_id", "other_id", "relation", "whole_j", "prompt_j", "response_j", "band")
 """relation: duplicate (other_id is dropped), variant (both are kept, in one split), conflict (same prompt, other answer)."""
 
-Shape = Literal["chat", "completion", "preference", "kto", "rlvr", "text"]
-EXCERPT_CHARACTERS = 160
-
-
-class Reason(StrEnum):
-    """Why a row was dropped or changed."""
 CONTAMINATION_COLUMNS = (
     "benchmark", "item_id", "item_sha256", "rows", "rows_trained", "bench_cov", "train_frac", "row_ids", "text",
 )  # fmt: skip
@@ -48,6 +45,12 @@ CONTAMINATION_COLUMNS = (
 largest over the rows; row_ids: JSON, the first five; text: what stands in the first row. item_id is empty for text that so many
 items share that it names none."""
 
+Shape = Literal["chat", "completion", "preference", "kto", "rlvr", "text"]
+EXCERPT_CHARACTERS = 160
+
+
+class Reason(StrEnum):
+    """Why a row was dropped or changed."""
 
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
@@ -103,12 +106,6 @@ def rejected(reason: Reason, path: str, value: Any) -> Rejection:
     return Rejection(reason=reason, path=path, value=text[:80])
 
 
-def rows_of(curated: Artifact, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of a split in order, `content` parsed."""
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(curated.file(f"{split}.parquet")).iter_batches(1024):
-        for row in batch.to_pylist():
 def item_words(text: str) -> list[str]:
     """Runs of letters and digits in NFC and lower case."""
     return re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
@@ -123,6 +120,12 @@ def item_sha256(question: str) -> str:
     return sha256_bytes(" ".join(words).encode("utf-8", "surrogatepass"))
 
 
+def rows_of(curated: Artifact, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of a split in order, `content` parsed."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(curated.file(f"{split}.parquet")).iter_batches(1024):
+        for row in batch.to_pylist():
             yield {**row, "content": json.loads(row["content"])}
 
 
