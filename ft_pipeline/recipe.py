@@ -21,7 +21,17 @@ from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
 from ft_pipeline.store.fingerprint import sha256_json
 
 STRICT = {"extra": "forbid", "strict": True}
+PiiKind = Literal["email", "phone", "ip", "card", "iban", "ssn", "secret"]
 Layout = Literal["auto", "chat", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "rlvr", "text"]
+
+
+DATASET = "dataset"
+"""What the recipe's own dataset is called among its sources."""
+NAME_RULE = "lower-case letters, digits, - and _, at most 60"
+
+
+def _is_name(text: str) -> bool:
+    return text.replace("-", "").replace("_", "").isalnum() and text == text.lower() and len(text) <= 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +75,14 @@ class Source:
     safety: bool = False
     """Counted as the safety share of the dataset."""
 
+    def __post_init__(self) -> None:
+        if not _is_name(self.name) or self.name == DATASET:
+            raise ValueError(f"source {self.name!r}: {NAME_RULE}; {DATASET} is the recipe's own")
+        if self.share is not None and not 0 < self.share < 1:
+            raise ValueError(f"source {self.name}: share {self.share} must be between 0 and 1")
+        if self.cap is not None and self.cap < 1:
+            raise ValueError(f"source {self.name}: cap {self.cap} must be at least 1")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
@@ -107,14 +125,20 @@ class Language:
     min_confidence: float = 0.8
     """A language that is recognised with less is taken as unknown, and an unknown one is kept."""
 
+    def __post_init__(self) -> None:
+        if wrong := [code for code in self.keep if not (len(code) == 2 and code.isalpha() and code.islower())]:
+            raise ValueError(f"keep: {', '.join(wrong)} is not an ISO 639-1 code: two lower-case letters, as in `en`")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence {self.min_confidence} must be between 0 and 1")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pii:
-    """Personal data and secrets in the text."""
+    """Personal data and secrets in the text. redact: `[EMAIL]` stands there instead."""
 
     __pydantic_config__ = STRICT
     policy: Literal["off", "flag", "redact", "reject"] = "flag"
-    kinds: tuple[str, ...] = ("email", "phone", "ip", "card", "iban", "ssn", "secret")
+    kinds: tuple[PiiKind, ...] = get_args(PiiKind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +152,10 @@ class Toxicity:
     max_share: float = 0.05
     """The run stops when more than this share of the rows is toxic."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"max_share {self.max_share} must be between 0 and 1")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
@@ -140,6 +168,10 @@ class Benchmark:
     name: str
     uri: str
 
+    def __post_init__(self) -> None:
+        if not self.name.strip() or len(self.name) > 60:
+            raise ValueError(f"benchmark name {self.name!r} must have 1 to 60 characters")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contamination:
@@ -151,11 +183,14 @@ class Contamination:
     holdout: Literal["off", "remove", "flag", "fail"] = "flag"
     """What happens to train rows that hold a row of the recipe's own holdout."""
     threshold: float = 0.5
-    def __post_init__(self) -> None:
-        if not self.name.strip() or len(self.name) > 60:
-            raise ValueError(f"benchmark name {self.name!r} must have 1 to 60 characters")
-
     """Share of one item's n-grams in one row."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} must be above 0 and at most 1")
+        names = [b.name for b in self.benchmarks]
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"benchmark {repeated[0]!r} is named twice")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,13 +203,6 @@ class Curate:
     control_tokens: Literal["reject", "escape"] = "reject"
     quality: Quality = field(default_factory=Quality)
     language: Language = field(default_factory=Language)
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold {self.threshold} must be above 0 and at most 1")
-        names = [b.name for b in self.benchmarks]
-        if repeated := sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"benchmark {repeated[0]!r} is named twice")
-
     pii: Pii = field(default_factory=Pii)
     toxicity: Toxicity = field(default_factory=Toxicity)
     contamination: Contamination = field(default_factory=Contamination)
@@ -299,13 +327,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for part in (self.tenant, self.name):
-            if (
-                not part
-                or not part.replace("-", "").replace("_", "").isalnum()
-                or part != part.lower()
-                or len(part) > 60
-            ):
-                raise ValueError(f"{part!r} is not a name: lower-case letters, digits, - and _, at most 60")
+            if not _is_name(part):
+                raise ValueError(f"{part!r} is not a name: {NAME_RULE}")
+        names = [source.name for source in self.mix]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"mix: two sources are called {twice}")
+        if (shares := sum(source.share or 0 for source in self.mix)) >= 1:
+            raise ValueError(f"mix: the shares add up to {shares:g}, which leaves nothing of the dataset itself")
         if self.schedule is not None and (fault := cron_fault(self.schedule)):
             raise ValueError(f"schedule {self.schedule!r}: {fault}")
 
