@@ -34,14 +34,17 @@ def with_object_arguments(turns: Sequence[Turn]) -> list[Turn]:
     return [_with_calls(t, _object) if t.get("tool_calls") else t for t in turns]
 
 
-def lost_part(turns: Sequence[Mapping[str, Any]], *, text: str, said: str) -> tuple[str, dict[str, Any]] | None:
-    """Reason and evidence when the text leaves out a turn or a tool call of the conversation; None when it is whole.
+def lost_part(
+    turns: Sequence[Mapping[str, Any]], texts: tuple[str, str], first: int = 0
+) -> tuple[str, dict[str, Any]] | None:
+    """Reason and evidence when the text leaves out a turn, or a tool call from turn `first` on; None when it is whole.
 
-    `said`: the part of the text that the assistant says. llama3 renders a tool call as '' and would teach an empty turn.
+    `texts`: all of it, and the part that the assistant says. llama3 renders a tool call as '' and would teach an empty turn.
     Templates strip white space and cut reasoning off the content, so neither counts as lost. Results of tools may be quoted.
     """
+    text, said = texts
     for place, turn in enumerate(turns):
-        if turn["role"] == "assistant":
+        if turn["role"] == "assistant" and place >= first:
             names = [(c.get("function") or c).get("name") for c in turn.get("tool_calls") or ()]
             if lost := next((n for n in names if isinstance(n, str) and n not in said), None):
                 return "tool_call_not_rendered", {"tool": lost, "turn": place}

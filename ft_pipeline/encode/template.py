@@ -86,14 +86,17 @@ class Template:
 
     @cached_property
     def chat(self) -> Chat:
-        """The template that renders conversations without tools, and those with tools unless the model has one for them."""
-        return self._chat_of("default")
+        """The template of conversations without tools."""
+        return self._chat_named("default")
 
     @cached_property
-    def chat_with_tools(self) -> Chat:
-        """The template for conversations with tools."""
+    def _chat_with_tools(self) -> Chat:
         found = self.tokenizer.chat_template
-        return self._chat_of("tool_use") if isinstance(found, dict) and "tool_use" in found else self.chat
+        return self._chat_named("tool_use") if isinstance(found, dict) and "tool_use" in found else self.chat
+
+    def chat_of(self, tools: Any) -> Chat:
+        """The template that renders a conversation with these tools."""
+        return self._chat_with_tools if tools else self.chat
 
     def render(self, shape: str, content: Mapping[str, Any]) -> Rendered | Rejected:
         """The row of a curated dataset as text with trained spans."""
@@ -116,15 +119,20 @@ class Template:
         """`tokenizers.Encoding` of each text, without special tokens around it: the ids of the transformers wrapper, in 3/4 of its time."""
         return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
-    def said(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> tuple[list[Turn], Spoken] | Rejected:
-        """The conversation in the first spelling that the template renders whole, with the assistant's spans; or why there is none."""
+    def said(
+        self, messages: Sequence[Mapping[str, Any]], tools: Any, *, first: int = 0
+    ) -> tuple[list[Turn], Spoken] | Rejected:
+        """The conversation in the first spelling that the template renders whole, with the assistant's spans; or why there is none.
+
+        first: the turn from which on it must be possible to train; earlier ones are context.
+        """
         if not self.text:
             return Rejected(reason="no_chat_template", evidence={"cure": "give the base model a chat_template.jinja"})
-        chat = self.chat_with_tools if tools else self.chat
+        chat = self.chat_of(tools)
         whole: tuple[list[Turn], Spoken] | None = None
         refused: Rejected | None = None
         for turns in spellings(messages, blocks=chat.takes_blocks):
-            found = self._spelled(chat, turns, tools)
+            found = self._spelled(chat, (turns, tools), first)
             if isinstance(found, Rejected):
                 refused = refused or found
             elif not loses_reasoning(turns, found.text):
@@ -134,17 +142,18 @@ class Template:
                 whole = whole or (turns, found)
         return whole or refused or Rejected(reason="no_trained_token", evidence={})
 
-    def _spelled(self, chat: Chat, turns: list[Turn], tools: Any) -> Spoken | Rejected:
+    def _spelled(self, chat: Chat, said: tuple[list[Turn], Any], first: int) -> Spoken | Rejected:
         from jinja2.exceptions import TemplateError
 
+        turns, tools = said
         try:
             found = chat.spoken(turns, tools)
         except (TemplateError, TypeError, ValueError) as error:
             return Rejected(reason="template_error", evidence={"error": str(error)})
-        if lost := [p for p in found.rewritten if not found.spans or turns[p].get("tool_calls")]:
+        if lost := [p for p in found.rewritten if p >= first and (not found.spans or turns[p].get("tool_calls"))]:
             return Rejected(reason="assistant_spans_not_found", evidence={"road": self.road, "turns": lost})
-        said = found.text if self.loss == "all" else "".join(found.text[a:b] for a, b in found.spans)
-        if gone := lost_part(turns, text=found.text, said=said):
+        heard = found.text if self.loss == "all" else "".join(found.text[a:b] for a, b in found.spans)
+        if gone := lost_part(turns, (found.text, heard), first):
             return Rejected(reason=gone[0], evidence=gone[1])
         return found
 
@@ -182,7 +191,7 @@ class Template:
             text=text, spans=((start, len(text)),), bos=True, eos=not text.endswith(self.tokenizer.eos_token)
         )
 
-    def _chat_of(self, name: str) -> Chat:
+    def _chat_named(self, name: str) -> Chat:
         found = self.tokenizer.chat_template
         source = found.get(name, "") if isinstance(found, dict) else found or ""
         stops = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
@@ -198,15 +207,15 @@ class Template:
         return backend
 
     @cached_property
-    def _bos(self) -> list[int]:
+    def bos(self) -> list[int]:
         """The BOS that the tokenizer itself puts before a text, if it does."""
         bos = self.tokenizer.bos_token_id
         return [bos] if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else []
 
     def _masked(self, row: Rendered, found: Any) -> Encoded:
         ids, spans = found.ids, token_spans(found, row.spans)
-        if row.bos and self._bos:
-            ids, spans = self._bos + ids, [(a + len(self._bos), b + len(self._bos)) for a, b in spans]
+        if row.bos and self.bos:
+            ids, spans = self.bos + ids, [(a + len(self.bos), b + len(self.bos)) for a, b in spans]
         if row.eos:
             ids, spans = [*ids, self.tokenizer.eos_token_id], [*spans, (len(ids), len(ids) + 1)]
         return Encoded(ids=ids, spans=trained_spans(spans), ends=row.ends)
