@@ -50,7 +50,7 @@ def packed_shards(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
 def _metadata(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:
     facts, counts = statistics(artifact), artifact.manifest.counts
-    sample = json.loads(artifact.file(SAMPLE).read_text(encoding="utf-8"))
+    samples = json.loads(artifact.file(SAMPLE).read_text(encoding="utf-8"))
     return {
         "digest": dg.MetadataValue.text(artifact.ref.digest),
         "dagster/uri": dg.MetadataValue.text(house.store.bucket.path(artifact.ref.path)),
@@ -60,7 +60,7 @@ def _metadata(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:
         "trained_percent": dg.MetadataValue.float(round(100 * facts["trained_share"], 2)),
         "splits": dg.MetadataValue.md(figures.split_table(facts["splits"])),
         "rejected": dg.MetadataValue.json(facts["rejected"]),
-        "one window": dg.MetadataValue.md(figures.window_text(sample[0])),
+        "samples": dg.MetadataValue.md(figures.samples_picture(samples)),
         "lengths": dg.MetadataValue.md(
             figures.length_histogram(facts["length_histogram"], window_tokens=facts["window_tokens"])
         ),

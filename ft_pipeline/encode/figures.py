@@ -1,14 +1,24 @@
-"""Pictures and tables of packed shards for a metadata page: the length histogram, one window with its trained tokens in bold."""
+"""Pictures and tables of packed shards for a metadata page: the length histogram, decoded rows with their trained tokens coloured."""
 
 from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-PREVIEW_ROWS = 6
+COLUMNS = 118
+HEAD_LINES, TAIL_LINES = 10, 6
+BREAK = "\u21b5"
+STYLES: dict[str, dict[str, Any]] = {
+    "heading": {"color": "black", "weight": "bold"},
+    "context": {"color": "#8a8a8a"},
+    "trained": {"color": "#0b5d1e", "bbox": {"facecolor": "#d3f2da", "edgecolor": "none", "pad": 0.8}},
+}
+Line = list[tuple[str, str]]
+"""Pieces of text, each with the name of its style."""
 
 
 def length_histogram(histogram: Mapping[str, Sequence[int]], *, window_tokens: int) -> str:
@@ -24,20 +34,26 @@ def length_histogram(histogram: Mapping[str, Sequence[int]], *, window_tokens: i
     )
     axes.set(title=f"Rows by length (window {window_tokens} tokens)", xlabel="tokens", ylabel="rows")
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return f"![rows by length](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    return f"![rows by length]({_png(figure)})"
 
 
-def window_text(window: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown of one decoded window: a paragraph a row, trained text in bold, the rest in code."""
-    parts = []
-    for row in window[:PREVIEW_ROWS]:
-        pieces = "".join(_trained(text) if trained else _context(text) for text, trained in row["pieces"])
-        parts.append(f"`{row['row_id']}`: {pieces}")
-    if rest := len(window) - PREVIEW_ROWS:
-        parts += [f"and {rest} rows more"] if rest > 0 else []
-    return "Bold text is trained, the rest is context only.\n\n" + "\n\n".join(parts)
+def samples_picture(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown image of decoded rows, trained tokens in green, the context in grey. A picture, because Dagster's viewer strips colours."""
+    from matplotlib.figure import Figure
+
+    lines = [line for sample in samples for line in _sample_lines(sample)]
+    figure = Figure(figsize=(9, 0.16 * len(lines) + 0.2), dpi=110)
+    axes = figure.add_axes((0.01, 0, 0.98, 1))
+    axes.set(xlim=(0, COLUMNS), ylim=(len(lines) + 0.5, -0.5))
+    axes.axis("off")
+    for height, line in enumerate(lines):
+        column = 0
+        for text, style in line:
+            axes.text(
+                column, height, text, family="monospace", size=7.5, va="center", parse_math=False, **STYLES[style]
+            )
+            column += len(text)
+    return f"![trained tokens in green]({_png(figure)})"
 
 
 def split_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
@@ -50,13 +66,40 @@ def split_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _trained(text: str) -> str:
-    shown = text.strip()
-    for mark in "\\*_`<>[]|":
-        shown = shown.replace(mark, f"\\{mark}")
-    return f" **{shown.replace(chr(10), ' ')}** " if shown else " "
+def _sample_lines(sample: Mapping[str, Any]) -> list[Line]:
+    """A heading, then the text; of a long row the beginning and the end, where its end-of-turn token is."""
+    trained = sum(len(text) for text, on in sample["pieces"] if on) / max(
+        1, sum(len(text) for text, _ in sample["pieces"])
+    )
+    heading = f"{sample['row_id']}: {sample['tokens']:,} tokens, {trained:.0%} of the text trained"
+    lines = _wrapped(sample["pieces"])
+    if len(lines) > HEAD_LINES + TAIL_LINES:
+        gap: Line = [(f"... {len(lines) - HEAD_LINES - TAIL_LINES} lines ...", "heading")]
+        lines = [*lines[:HEAD_LINES], gap, *lines[-TAIL_LINES:]]
+    return [[(heading, "heading")], *lines, []]
 
 
-def _context(text: str) -> str:
-    shown = text.replace("`", "'").replace("\n", " ").strip()
-    return f"`{shown}`" if shown else ""
+def _wrapped(pieces: Sequence[tuple[str, bool]]) -> list[Line]:
+    """Lines of at most COLUMNS characters; a line break of the text is shown and breaks the line."""
+    lines: list[Line] = [[]]
+    room = COLUMNS
+    for text, trained in pieces:
+        for part in text.replace("\t", "    ").replace("\n", f"{BREAK}\n").splitlines(keepends=True):
+            bare = part.rstrip("\n")
+            while bare:
+                lines[-1].append((bare[:room], "trained" if trained else "context"))
+                bare, room = bare[room:], room - len(bare[:room])
+                if room == 0:
+                    lines, room = [*lines, []], COLUMNS
+            if part.endswith("\n") and lines[-1]:
+                lines, room = [*lines, []], COLUMNS
+    return lines if lines[-1] else lines[:-1]
+
+
+def _png(figure: Any) -> str:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # letters that matplotlib's font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(buffer, format="png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

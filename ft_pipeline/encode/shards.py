@@ -2,124 +2,130 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ft_pipeline.store.artifacts import Draft
-from ft_pipeline.store.fingerprint import canonical_json, sha256_rows
+from ft_pipeline.encode.columns import ColumnsDigest, edges
+from ft_pipeline.encode.gather import Rows, Spilled, gather
+from ft_pipeline.encode.pack import Packing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ft_pipeline.store.artifacts import Draft
 
 GROUP_WINDOWS = 64
 SHARD_TOKENS = 1 << 25
-"""32 Mi tokens: about 50 MB on disk."""
+"""32 Mi tokens: about 50 MB on disk, 128 MiB in memory while it is written."""
+
+
+class TableFile:
+    """A Parquet file of the draft that is written part by part; its logical digest is noted at the end."""
+
+    def __init__(self, draft: Draft, name: str, schema: Any, **options: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._draft, self._name, self._digest = draft, name, ColumnsDigest()
+        self._file = pq.ParquetWriter(draft.folder / name, schema, compression="zstd", **options)
+
+    def __enter__(self) -> TableFile:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+        self._draft.logical[self._name] = self._digest.hexdigest()
+
+    def write(self, table: Any, **options: Any) -> None:
+        """The next rows."""
+        self._digest.add(table)
+        self._file.write_table(table, **options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """An encoded row: `ids` and `mask` are numpy arrays of the same length (int32, bool)."""
+class Shard:
+    """Some windows of a split: `rows` one behind the other, window w holds `rows[offsets[w]:offsets[w + 1]]`."""
 
-    row_id: str
-    ids: Any
-    mask: Any
-
-
-def write_split(draft: Draft, split: str, content: tuple[Sequence[Row], list[list[int]]]) -> list[dict[str, Any]]:
-    """Writes the split's windows into the draft, 32 Mi tokens a file; the index entries of its rows come back, in order.
-
-    An entry: row_id, split, shard, window (within the shard), start, tokens, trained_tokens.
-    """
-    rows, windows = content
-    index: list[dict[str, Any]] = []
-    for shard, part in enumerate(_shards(rows, windows)):
-        name = f"{split}-{shard:05d}.parquet"
-        _write_windows(draft, name, [_window([rows[r] for r in window]) for window in part])
-        for place, window in enumerate(part):
-            index += _entries([rows[r] for r in window], split=split, shard=name, window=place)
-    return index
+    name: str
+    rows: Rows
+    offsets: np.ndarray
 
 
-def write_table(draft: Draft, name: str, table: Any) -> None:
-    """Writes a plain table (rows index, ledger) with the logical digest of its rows."""
-    import pyarrow.parquet as pq
+def shards_of(split: str, content: tuple[Spilled, Packing]) -> Iterator[Shard]:
+    """The shards of a split in order, each gathered when it is asked for."""
+    encoded, packing = content
+    for number, (first, last) in enumerate(_cuts(encoded, packing)):
+        offsets = packing.offsets[first : last + 1]
+        rows = gather(encoded, packing.order[offsets[0] : offsets[-1]])
+        yield Shard(name=f"{split}-{number:05d}.parquet", rows=rows, offsets=offsets - offsets[0])
 
-    pq.write_table(table, draft.folder / name, compression="zstd")
-    draft.logical[name] = sha256_rows(table.to_pylist())
+
+def write_shard(draft: Draft, shard: Shard) -> None:
+    """Writes one file of windows into the draft."""
+    table = windows_table(shard)
+    options = {"use_dictionary": ["row_ids.list.element"], "use_byte_stream_split": ["input_ids.list.element"]}
+    with TableFile(draft, shard.name, table.schema, **options) as file:
+        file.write(table, row_group_size=GROUP_WINDOWS)
 
 
-def spans_of(mask: Any) -> list[int]:
-    """[start, end, start, end, ...] of the True runs of a boolean array."""
+def windows_table(shard: Shard) -> Any:
+    """Arrow columns input_ids, loss_spans (start, end, ... within the window), seq_lengths, row_ids: a list a window each."""
     import numpy as np
-
-    edges = np.flatnonzero(np.diff(np.r_[False, mask, False].astype(np.int8)))
-    return edges.tolist()
-
-
-def _shards(rows: Sequence[Row], windows: list[list[int]]) -> Iterator[list[list[int]]]:
-    part: list[list[int]] = []
-    tokens = 0
-    for window in windows:
-        part.append(window)
-        tokens += sum(len(rows[r].ids) for r in window)
-        if tokens >= SHARD_TOKENS:
-            yield part
-            part, tokens = [], 0
-    if part:
-        yield part
-
-
-def _window(rows: Sequence[Row]) -> dict[str, Any]:
-    import numpy as np
-
-    return {
-        "input_ids": np.concatenate([row.ids for row in rows]),
-        "loss_spans": spans_of(np.concatenate([row.mask for row in rows])),
-        "seq_lengths": [len(row.ids) for row in rows],
-        "row_ids": [row.row_id for row in rows],
-    }
-
-
-def _entries(rows: Sequence[Row], **place: Any) -> list[dict[str, Any]]:
-    starts = [0, *accumulate(len(row.ids) for row in rows)]
-    return [
-        {
-            "row_id": row.row_id,
-            **place,
-            "start": start,
-            "tokens": len(row.ids),
-            "trained_tokens": int(row.mask.sum()),
-        }
-        for row, start in zip(rows, starts, strict=False)
-    ]
-
-
-def _write_windows(draft: Draft, name: str, windows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    integers = pa.list_(pa.int32())
-    schema = pa.schema(
-        [
-            ("input_ids", integers),
-            ("loss_spans", integers),
-            ("seq_lengths", integers),
-            ("row_ids", pa.list_(pa.string())),
-        ]
+    rows, offsets = shard.rows, shard.offsets
+    spans = rows.edges + np.repeat(_starts(shard), rows.num_edges).astype(np.int32)
+
+    def lists(values: Any, ends: np.ndarray) -> Any:
+        return pa.ListArray.from_arrays(pa.array(ends[offsets].astype(np.int32)), pa.array(values))
+
+    return pa.table(
+        {
+            "input_ids": lists(rows.ids, edges(rows.lengths)),
+            "loss_spans": lists(spans, edges(rows.num_edges)),
+            "seq_lengths": lists(rows.lengths, np.arange(len(rows.lengths) + 1)),
+            "row_ids": lists(rows.row_ids, np.arange(len(rows.lengths) + 1)),
+        }
     )
-    columns = [pa.array([w[field.name] for w in windows], field.type) for field in schema]
-    pq.write_table(
-        pa.table(columns, schema=schema), draft.folder / name,
-        compression="zstd", row_group_size=GROUP_WINDOWS, use_dictionary=["row_ids.list.element"],
-        use_byte_stream_split=["input_ids.list.element"],
-    )  # fmt: skip
-    draft.logical[name] = _logical(windows)
 
 
-def _logical(windows: list[dict[str, Any]]) -> str:
-    """Digest over the tokens and boundaries, whatever Parquet version wrote them."""
-    digest = hashlib.sha256()
-    for window in windows:
-        digest.update(canonical_json([window["loss_spans"], window["seq_lengths"], window["row_ids"]]))
-        digest.update(window["input_ids"].astype("<i4").tobytes())
-    return digest.hexdigest()
+def index_table(split: str, shard: Shard) -> Any:
+    """Where each row of a shard is: row_id, split, shard, window (within the shard), piece, start, tokens, trained_tokens."""
+    import numpy as np
+    import pyarrow as pa
+
+    rows, num_rows = shard.rows, len(shard.rows.lengths)
+    windows = np.repeat(np.arange(len(shard.offsets) - 1, dtype=np.int32), np.diff(shard.offsets))
+    sums, ends = edges(rows.edges[1::2] - rows.edges[::2]), edges(rows.num_edges) // 2
+    return pa.table(
+        {
+            "row_id": rows.row_ids,
+            "split": pa.array([split]).take(pa.array(np.zeros(num_rows, np.int8))),
+            "shard": pa.array([shard.name]).take(pa.array(np.zeros(num_rows, np.int8))),
+            "window": windows,
+            "piece": rows.pieces,
+            "start": _starts(shard).astype(np.int32),
+            "tokens": rows.lengths,
+            "trained_tokens": (sums[ends[1:]] - sums[ends[:-1]]).astype(np.int32),
+        }
+    )
+
+
+def _starts(shard: Shard) -> np.ndarray:
+    """Where each row begins in its window."""
+    import numpy as np
+
+    places, counts = edges(shard.rows.lengths), np.diff(shard.offsets)
+    return places[:-1] - np.repeat(places[shard.offsets[:-1]], counts)
+
+
+def _cuts(encoded: Spilled, packing: Packing) -> Iterator[tuple[int, int]]:
+    """First window and the one behind the last of each shard: a shard ends with the window that brings it to 32 Mi tokens."""
+    import numpy as np
+
+    behind = edges(encoded.lengths[packing.order])[packing.offsets]
+    first = 0
+    while first < len(packing):
+        last = int(np.searchsorted(behind, behind[first] + SHARD_TOKENS))
+        yield first, min(last, len(packing))
+        first = min(last, len(packing))

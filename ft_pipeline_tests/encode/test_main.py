@@ -10,7 +10,7 @@ import pytest
 
 from ft_pipeline.encode.artifact import read_windows
 from ft_pipeline.encode.check import mask_fault
-from ft_pipeline.encode.figures import length_histogram, split_table, window_text
+from ft_pipeline.encode.figures import length_histogram, samples_picture, split_table
 from ft_pipeline.errors import DataError
 from ft_pipeline.recipe import Encode
 from ft_pipeline_tests import tiny
@@ -107,11 +107,9 @@ def test_another_template_gives_other_shards(store, base, tmp_path):
 
 
 def test_a_template_that_cannot_be_masked_refuses_the_dataset_with_the_cure(store, tmp_path):
-    rewriting = tiny.PLAIN_TEMPLATE.replace(
-        "<|assistant|>{{", "<|assistant|>{% if not loop.last %}(earlier) {% endif %}{{"
-    )
+    rewriting = tiny.PLAIN_TEMPLATE.replace("<|assistant|>{%- endif -%}", "<|assistant|>(now) {%- endif -%}")
     base = tiny.publish_base(store, tiny.base_folder(tmp_path / "rewriting", template=rewriting))
-    with pytest.raises(DataError, match="no loss mask for 5 rows") as refused:
+    with pytest.raises(DataError, match="no loss mask for 20 rows") as refused:
         tiny.publish_shards(store, tiny.publish_curated(store, tiny.chat_rows(20)), base)
     assert "{% generation %}" in refused.value.cure
     assert not list(store.all("packed_shards"))
@@ -136,11 +134,16 @@ def test_training_every_token_of_chat_rows_by_mistake_fails_the_check(store, bas
     assert "every token is trained" in mask_fault({**facts, "trained_tokens": facts["tokens"]}, loss="assistant")
 
 
-def test_the_metadata_page_shows_lengths_and_a_window(store, base):
+def test_the_metadata_page_shows_lengths_and_three_rows_with_their_trained_tokens(store, base):
     shards = tiny.publish_shards(store, tiny.publish_curated(store, tiny.chat_rows(20)), base)
-    facts = facts_of(shards)
-    shown = window_text(json.loads(shards.file("sample.json").read_text())[0])
-    assert shown.startswith("Bold text is trained") and "\\<\\|end\\|\\>** " in shown
+    facts, samples = facts_of(shards), json.loads(shards.file("sample.json").read_text())
+    assert [s["tokens"] for s in samples] == sorted(s["tokens"] for s in samples) and len(samples) == 3
+    for sample in samples:
+        text, trained = ("".join(t for t, on in sample["pieces"] if on or both) for both in (True, False))
+        assert text.startswith("<|user|>which module is it?") and trained.count("<|end|>") == text.count(
+            "<|assistant|>"
+        )
+    assert samples_picture(samples).startswith("![trained tokens in green](data:image/png;base64,")
     assert "| train | 20 |" in split_table(facts["splits"])
     assert length_histogram(facts["length_histogram"], window_tokens=128).startswith(
         "![rows by length](data:image/png;base64,"
