@@ -14,6 +14,7 @@ from ft_pipeline.errors import DataError
 from ft_pipeline.gate import baseline, verdicts
 from ft_pipeline.gate.arms import Arms
 from ft_pipeline.gate.artifact import EvalReport, GateResult
+from ft_pipeline.gate.contaminated import with_clean_scores
 from ft_pipeline.gate.policy import Policy, parse_policy
 from ft_pipeline.gate.probes import HARMFUL, Probe, plan
 from ft_pipeline.gate.report import write_report
@@ -40,7 +41,7 @@ def evaluate(job: Job, store: Store, mailbox: Listener) -> None:
     base = _base_answers(Bench(job, store, arms, meter), [p for p in probes if p.num_questions])
     adapter = _adapter_answers(arms, [p for p in probes if p.num_questions], meter)
     evidence = {p.name: _join(base[p.name], adapter[p.name]) for p in probes if p.num_questions}
-    report = decide(probes, evidence, job.spec.config)
+    report = with_clean_scores(decide(probes, evidence, job.spec.config), evidence, parents)
     with store.publish(job.spec) as draft:
         write_report(draft, report, {n: e for n, e in evidence.items() if not isinstance(e, str)})
         draft.execution.update(seconds=round(time.monotonic() - started, 1), device=job.placement.device)
