@@ -36,7 +36,7 @@ WRITTEN = (
 ODD = "".join(c for c in BEHIND if c not in MARKS + WRITTEN)
 """What follows no letter in any language."""
 SMALL = "[a-z\\u00df-\\u00f6\\u00f8-\\u00ff]"
-LARGE = "[A-Z\\u00c0-\\u00d6\\u00d8-\\u00de]"
+LETTER = "[^\\W\\d_]"
 TWO = "\\u00c2-\\u00d6\\u00d8-\\u00de"
 """First bytes of two-byte characters, but for the multiplication sign and sharp s, which stand before anything."""
 _B, _O, _M, _OM = (_any_of(c) for c in (BEHIND, ODD, MARKS, ODD + MARKS))
@@ -48,9 +48,9 @@ PATTERN = re.compile(
     f"[\\u00c2-\\u00f0](?={_B})(?:"
     f"(?<=[\\u00c2-\\u00c5]){_O}"  # Latin letters and signs
     f"|(?<={SMALL}[{TWO}]){_B}"
-    f"|(?<=\\u00c3)(?<!{LARGE}.){_B}(?={SMALL})"
-    f"|(?<=[\\u00c2\\u00c3])(?<!{LARGE}.){_M}|(?<=[\\u00c2-\\u00c5]){_M}(?={SMALL})"
-    f"|(?<=\\u00c2)(?<!{LARGE}.)\\u00b0"  # degrees
+    f"|(?<=\\u00c3)(?<!{LETTER}.){_B}(?={SMALL})"
+    f"|(?<=[\\u00c2\\u00c3])(?<!{LETTER}.){_M}|(?<=[\\u00c2-\\u00c5]){_M}(?={SMALL})"
+    f"|(?<=\\u00c2)(?<!{LETTER}.)\\u00b0"  # degrees
     f"|(?<=\\u00e2)(?:[\\u20ac\\u0080]|{_B}{_OM}|{_OM}{_B})"  # quotes, dashes, arrows
     f"|(?<=\\u00e1)(?:\\u00ba{_B}|\\u00bb[{_O[1:-1]}\\u2020\\u2021\\u00a7\\u00b6])"  # Vietnamese
     f"|(?<=\\u00e3)[\\u20ac\\u0080\\u0081\\u201a\\u0082\\u0192\\u0083]{_B}"  # kana
