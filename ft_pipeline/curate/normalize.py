@@ -63,6 +63,8 @@ def normalize(row: Row, layout: str, mapping: Callable[[Row], Row | Rejection] |
         shape, content = _converted(row, found)
     except Refused as refused:
         return refused.rejection
+    except RecursionError:
+        return rejected(Reason.WRONG_TYPE, "", "nested deeper than can be followed")
     content, changes = _without_empty_system(content)
     return Normal(layout=found, shape=shape, content=content, changes=changes)
 

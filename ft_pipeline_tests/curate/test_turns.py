@@ -44,6 +44,16 @@ def test_no_row_whatever_raises(row, layout):
         assert json.loads(as_json(content)) == content
 
 
+@pytest.mark.parametrize("levels", [100, 900, 980, 985, 990, 995])
+def test_nesting_without_end_is_a_reason_too(levels):
+    nested: list = []
+    for _ in range(levels):
+        nested = [nested]
+    found = normalize({"messages": [{"role": "user", "content": nested}]}, "auto")
+    assert isinstance(found, Rejection)
+    assert found.reason == "wrong_type"
+
+
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_stays_with_its_turn(key):
     call = {"function": {"name": "f", "arguments": "{}"}}
