@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.acquire.places import listing
-from ft_pipeline.curate.consolidate import curated_spec
+from ft_pipeline.curate import references
+from ft_pipeline.curate.consolidate import curation_of
 from ft_pipeline.encode.artifact import base_digests, shards_spec
 from ft_pipeline.errors import FtError, UserError
 from ft_pipeline.finetune import artifact as finetune
@@ -68,6 +69,13 @@ def _places(found: Recipe) -> Iterator[tuple[str, str]]:
     yield "base_model", found.base_model.uri
     if found.dataset.revision is None:
         yield "dataset", found.dataset.uri
+    for source in found.mix:
+        if source.revision is None:
+            yield f"mix {source.name}", source.uri
+    for benchmark in found.curate.contamination.benchmarks:
+        yield f"curate.contamination.benchmarks {benchmark.name}", benchmark.uri
+    if found.curate.toxicity.words:
+        yield "curate.toxicity.words", found.curate.toxicity.words
     yield from ((f"gate.benchmarks {suite.name}", suite.uri) for suite in found.gate.benchmarks)
     if found.gate.safety:
         yield "gate.safety", found.gate.safety.uri
@@ -116,8 +124,11 @@ def _same_gate(found: Recipe, report: Manifest) -> bool:
 
 def _walk(house: House, found: Recipe, *, raw: Ref, base: Ref) -> Iterator[tuple[str, Manifest]]:
     """The artifacts from the curated rows to the adapter that are there, up to the first that is not."""
+    opened = references.known(found.curate, settings=house.settings, store=house.store)
+    if opened is None:
+        return
     specs: list[tuple[str, Callable[[Ref], Spec]]] = [
-        ("curated_dataset", lambda raw: curated_spec(found, raw=raw, base=base, store=house.store)),
+        ("curated_dataset", lambda raw: curation_of(found, raw=raw, base=base, store=house.store, **opened).spec()),
         ("packed_shards", lambda curated: shards_spec(found.encode, curated=curated, base_digests=base_digests(house.store.fetch(base)))),
         ("checkpoints", lambda shards: finetune.checkpoints_spec(found.finetune, shards=shards, base=base)),
     ]  # fmt: skip

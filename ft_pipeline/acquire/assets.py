@@ -7,7 +7,7 @@ import dagster as dg
 
 from ft_pipeline.acquire import base_model as bases
 from ft_pipeline.acquire import dataset, figures
-from ft_pipeline.acquire.artifact import digests_of, source_of
+from ft_pipeline.acquire.artifact import digests_of, source_of, sources_of
 from ft_pipeline.acquire.places import place_name
 from ft_pipeline.partitions import BASE_MODEL, PINNED_BASE, RAW_DATASET, recipes
 from ft_pipeline.resources import House
@@ -24,15 +24,16 @@ OWNERS = ["team:ml-platform"]
 def raw_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Copies the dataset into the store, or says that it is there already."""
     house: House = context.resources.house
-    source = house.recipe(context.partition_key).dataset
-    artifact = dataset.acquire(source, settings=house.settings, store=house.store, listener=house.listener)
-    files = source_of(artifact)["files"]
+    recipe = house.recipe(context.partition_key)
+    artifact = dataset.acquire_all(recipe, settings=house.settings, store=house.store, listener=house.listener)
+    files = [file for one in sources_of(house.store, artifact.ref) for file in source_of(one.artifact)["files"]]
     sizes = {f["name"]: f["bytes"] / 1e6 for f in files}
+    sources = (recipe.dataset, *recipe.mix)
     pictures = {
         "files": dg.MetadataValue.md(figures.file_table(files)),
         "sizes": dg.MetadataValue.md(figures.bar_chart(sizes, title="Raw files", unit="MB")),
-        "licence": source.licence,
-        "source": place_name(source.uri),
+        "licence": ", ".join(dict.fromkeys(source.licence for source in sources)),
+        "source": ", ".join(place_name(source.uri) for source in sources),
     }
     return _materialized(context, artifact, pictures)
 

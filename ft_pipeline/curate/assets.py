@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.curate import consolidate, figures
+from ft_pipeline.curate import consolidate, figures, references
 from ft_pipeline.curate.artifact import statistics_of
 from ft_pipeline.curate.splits import leaks
 from ft_pipeline.partitions import CURATED_DATASET, PINNED_BASE, RAW_DATASET, recipes
@@ -32,13 +32,16 @@ def curated_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     house: House = context.resources.house
     key = context.partition_key
     recipe, known = house.recipe(key), house.catalog.heads(key).get("curated_dataset")
-    artifact = consolidate.curate(
-        recipe.curate,
-        store=house.store,
+    opened = references.opened(recipe.curate, settings=house.settings, store=house.store, listener=house.listener)
+    curation = consolidate.curation_of(
+        recipe,
         raw=house.catalog.head(key, "raw_dataset"),
         base=house.catalog.head(key, "pinned_base"),
-        layout=recipe.dataset.layout,
-        listener=house.listener,
+        store=house.store,
+        **opened,
+    )
+    artifact = consolidate.curate(
+        curation, store=house.store, processes=house.placement.threads, listener=house.listener
     )
     house.catalog.set_head(key, "curated_dataset", artifact, run_id=context.run.run_id)
     return dg.MaterializeResult(

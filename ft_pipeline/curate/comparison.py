@@ -5,26 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.curate.turns import Turn
 
+SPOKEN = ("role", "content")
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Comparable:
     """A row as the search for duplicates sees it."""
 
-    row_id: str
-    frame: str
-    """Shape and tools: rows of different frames are never duplicates, whatever their words."""
+    frame: bytes
+    """16 bytes of shape, label and tools: rows of different frames are never duplicates, whatever their words."""
     exact: bytes
     """sha256 of the normalised content."""
     prompt: str
     """All that is not trained on: system, user and tool turns. Empty for plain text."""
     response: str
-    """All that is: assistant turns with their calls; both answers of a preference."""
+    """All that is: assistant turns with their calls; both answers of a preference; the answer that is checked."""
 
     @property
     def whole(self) -> str:
@@ -32,38 +33,74 @@ class Comparable:
         return f"{self.prompt}\n{self.response}" if self.prompt else self.response
 
 
-def comparable(row_id: str, shape: str, content: Mapping[str, Any]) -> Comparable:
-    """The row's key and texts."""
-    prompt, response = _texts(shape, content)
-    frame = shape + (hashlib.sha256(_canonical(content["tools"])).hexdigest() if content.get("tools") else "")
-    return Comparable(
-        row_id=row_id,
-        frame=frame,
-        exact=hashlib.sha256(frame.encode() + _canonical(_normalised(content))).digest(),
-        prompt=normal_text(prompt),
-        response=normal_text(response),
-    )
+def comparable(shape: str, content: Mapping[str, Any]) -> Comparable:
+    """The row's keys and normalised texts."""
+    asked, answered = _parts(shape, content)
+    frame = hashlib.sha256(f"{shape}/{content.get('label')}/".encode())
+    if content.get("tools"):
+        frame.update(_canonical(content["tools"]))
+    exact = hashlib.sha256(frame.digest())
+    if shape == "chat":
+        exact.update("/".join([turn["role"] for turn in content["messages"]]).encode())
+    sides = []
+    for turns in (asked, answered):
+        words = [_said(turn, exact) for turn in turns]
+        sides.append(" ".join([w for w in words if w]))
+    return Comparable(frame.digest()[:16], exact.digest(), *sides)
+
+
+def written(shape: str, content: Mapping[str, Any]) -> tuple[str, str]:
+    """Prompt and response as they are in the dataset, turns joined by line breaks: what filters look at."""
+    asked, answered = _parts(shape, content)
+    return _joined(asked), _joined(answered)
 
 
 def normal_text(text: str) -> str:
     """NFC, lower case, runs of white space as one space."""
-    return " ".join(unicodedata.normalize("NFC", text).lower().split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.lower().split())
 
 
-def _texts(shape: str, content: Mapping[str, Any]) -> tuple[str, str]:
+def _parts(shape: str, content: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[Turn]]:
+    """Turns that are not trained on, and turns that are."""
     if shape == "text":
-        return "", content["text"]
+        return (), ({"role": "text", "content": content["text"]},)
     if shape == "completion":
-        return content["prompt"], content["completion"]
+        return ({"role": "p", "content": content["prompt"]},), ({"role": "c", "content": content["completion"]},)
     if shape == "preference":
-        return _joined(content["prompt"]), _joined([*content["chosen"], *content["rejected"]])
-    asked = [t for t in content["messages"] if t["role"] != "assistant"]
-    answered = [t for t in content["messages"] if t["role"] == "assistant"]
-    return _joined(asked), _joined(answered)
+        return content["prompt"], [*content["chosen"], {"role": "or", "content": ""}, *content["rejected"]]
+    if shape == "kto":
+        return content["prompt"], content["completion"]
+    if shape == "rlvr":
+        return content["prompt"], ({"role": "answer", "content": content["answer"]},)
+    turns = content["messages"]
+    return [t for t in turns if t["role"] != "assistant"], [t for t in turns if t["role"] == "assistant"]
 
 
-def _joined(messages: Iterable[Turn]) -> str:
-    return "\n".join(t["content"] + (json.dumps(t["tool_calls"]) if t.get("tool_calls") else "") for t in messages)
+def _said(turn: Turn, exact: Any) -> str:
+    """The normalised words of a turn; role, words and all else go into the exact key."""
+    text = normal_text(_words(turn))
+    exact.update(f"\0{turn['role']}\0{len(text)}\0{text}".encode())
+    if len(turn) > len(SPOKEN):
+        exact.update(_canonical({k: v for k, v in turn.items() if k not in SPOKEN}))
+    return text
+
+
+def _joined(turns: Iterable[Turn]) -> str:
+    return "\n".join([_words(turn) for turn in turns])
+
+
+def _words(turn: Turn) -> str:
+    """What a turn says: its reasoning, its content, its calls."""
+    if len(turn) == len(SPOKEN):
+        return turn["content"]
+    calls = json.dumps(turn["tool_calls"]) if turn.get("tool_calls") else ""
+    return turn.get("reasoning_content", "") + turn["content"] + calls
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(_normalised(value), sort_keys=True, separators=(",", ":")).encode()
 
 
 def _normalised(value: Any) -> Any:
@@ -72,7 +109,3 @@ def _normalised(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _normalised(v) for k, v in value.items()}
     return [_normalised(v) for v in value] if isinstance(value, list) else value
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,77 +1,203 @@
-"""Raw rows become fit rows and ledger entries: normalise, break or refuse control tokens, validate. One row at a time."""
+"""One block of raw rows is examined: normalised, validated, filtered, made comparable, signed. Runs in any process, in any order.
+
+The outcome is a folder named by what went in, so that a killed run goes on where it was, and rows that are appended to a file do
+not cost the earlier ones again.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ft_pipeline.curate.artifact import Rejection
-from ft_pipeline.curate.comparison import comparable
-from ft_pipeline.curate.ledger import Entry, Fit, entry
+from ft_pipeline.curate.blocks import Block
+from ft_pipeline.curate.comparison import Comparable, comparable
+from ft_pipeline.curate.examined import BlockFiles, write_block
+from ft_pipeline.curate.filters import Filters, batch_of, open_filters
+from ft_pipeline.curate.flags import Flag
+from ft_pipeline.curate.mapping import open_mapping
 from ft_pipeline.curate.normalize import normalize
-from ft_pipeline.curate.read import RawRow
+from ft_pipeline.curate.read import RawRow, rows_of_block
+from ft_pipeline.curate.signing import keys_of, signed
 from ft_pipeline.curate.validate import ControlTokens, as_json, escape, reason_to_reject
-
-ROW_ID_DIGITS = 16
+from ft_pipeline.recipe import Curate
+from ft_pipeline.store.fingerprint import sha256_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Named:
-    row_id: str
-    origin: str
-    excerpt: str
+class Reading:
+    """How the rows of one source are read."""
+
+    layout: str = "auto"
+    mapping: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examination:
+    """Everything that decides what is found in a block, and where its outcome is kept."""
+
+    config: Curate
+    control_tokens: tuple[str, ...]
+    sources: Mapping[str, Reading]
+    folder: Path
+    identity: str
+    """Digest of code, config, tokens, word list and indexes."""
+    words: Path | None = None
+    indexes: tuple[Path, ...] = ()
+
+    def place(self, block: Block) -> Path:
+        """The folder of a block's outcome."""
+        reading = self.sources[block.source]
+        named = sha256_json([block.digest, self.identity, reading.layout, dict(reading.mapping or {})])
+        return self.folder / named[:2] / named
 
 
 @dataclass
-class Examined:
-    """What came of the raw rows."""
+class _Found:
+    """The rows of a block, sorted into fit ones and entries."""
 
-    fit: list[Fit] = field(default_factory=list)
-    ledger: list[Entry] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
     layouts: Counter[str] = field(default_factory=Counter)
-    rows_in: int = 0
+    ordinals: list[int] = field(default_factory=list)
+    """Of the fit rows, among all."""
+    shapes: list[str] = field(default_factory=list)
+    contents: list[Mapping[str, Any]] = field(default_factory=list)
+    excerpts: list[str] = field(default_factory=list)
 
 
-def examine(rows: Iterable[RawRow], *, layout: str, control: ControlTokens, break_tokens: bool) -> Examined:
-    """Every row as fit or as an entry with its reason, in order.
+@dataclass(frozen=True)
+class Examiner:
+    """An examination with its filters open."""
 
-    row_id: "r" and 16 digits of the row's key; the second row of the same bytes gets "-2". So ids stay when rows are moved or added.
-    """
-    made = Examined()
-    repeats: Counter[str] = Counter()
-    for raw in rows:
-        made.rows_in += 1
-        key = f"r{raw.key[:ROW_ID_DIGITS]}"
-        repeats[key] += 1
-        row_id = key if repeats[key] == 1 else f"{key}-{repeats[key]}"
-        named = _Named(row_id=row_id, origin=raw.origin, excerpt=raw.excerpt)
-        _examine(raw, named, made, layout=layout, control=control, break_tokens=break_tokens)
+    examination: Examination
+    filters: Filters
+    control: ControlTokens
+    mappings: Mapping[str, Any]
+
+    def examine(self, block: Block) -> Path:
+        """The folder with the outcome of a block; made now, or found from before."""
+        place = self.examination.place(block)
+        if BlockFiles(place).are_whole:
+            return place
+        found = self._sorted(block)
+        filtered = self.filters.over(batch_of(found.shapes, found.contents))
+        contents = filtered.batch.contents
+        compared = [comparable(shape, content) for shape, content in zip(found.shapes, contents, strict=True)]
+        columns = {
+            "shape": found.shapes,
+            "content": [as_json(content) for content in contents],
+            "excerpt": found.excerpts,
+            **_texts(compared),
+        }
+        numbers = {
+            "all_keys": np.array([int(key[:16], 16) for key in found.keys], np.uint64),
+            "all_numbers": np.array(found.numbers, np.int32),
+            "ordinal": np.array(found.ordinals, np.int32),
+            "score": np.asarray(filtered.scores, np.float32),
+            "dropped": _dropped(filtered.flags, len(contents)),
+            **keys_of(compared),
+            **self._signed(columns),
+        }
+        counts = {"rows": len(found.keys), "fit": len(contents), "layouts": dict(found.layouts)}
+        flags = [_told(flag, found.ordinals) for flag in filtered.flags]
+        write_block(place, columns, numbers, entries=found.entries, flags=flags, counts=counts)
+        return place
+
+    def _sorted(self, block: Block) -> _Found:
+        found = _Found()
+        for ordinal, raw in enumerate(rows_of_block(block)):
+            found.keys.append(raw.key)
+            found.numbers.append(raw.number)
+            self._place(raw, ordinal, found, source=block.source)
+        return found
+
+    def _place(self, raw: RawRow, ordinal: int, found: _Found, *, source: str) -> None:
+        reading = self.examination.sources[source]
+        normal: Any = raw.rejection
+        if raw.value is not None:
+            normal = normalize(raw.value, reading.layout, self.mappings[source])
+        if isinstance(normal, Rejection):
+            found.entries.append(_entry(raw, ordinal, ("dropped", "normalize", normal)))
+            return
+        found.layouts[normal.layout] += 1
+        content, broken = normal.content, ()
+        if self.examination.config.control_tokens == "escape":
+            content, broken = escape(content, self.control)
+        if reason := reason_to_reject(normal.shape, content, self.control):
+            found.entries.append(_entry(raw, ordinal, ("dropped", "validate", reason)))
+            return
+        found.entries += [_entry(raw, ordinal, ("changed", "normalize", change)) for change in normal.changes]
+        found.entries += [_entry(raw, ordinal, ("changed", "validate", change)) for change in broken]
+        found.ordinals.append(ordinal)
+        found.shapes.append(normal.shape)
+        found.contents.append(content)
+        found.excerpts.append(raw.excerpt)
+
+    def _signed(self, columns: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+        prompts, responses = columns["prompt"], columns["response"]
+        whole = [f"{p}\n{r}" if p else r for p, r in zip(prompts, responses, strict=True)]
+        return signed(whole, prompts, threshold=self.examination.config.near_duplicates.threshold)
+
+
+_open: Examiner | None = None
+"""Of this process: word lists and indexes are opened once, not for each block."""
+
+
+def begin(examination: Examination) -> None:
+    """Opens what the examination needs, in the process that will examine."""
+    global _open
+    _open = examiner(examination)
+
+
+def examine(block: Block) -> Path:
+    """`Examiner.examine` of this process."""
+    if _open is None:
+        raise RuntimeError("begin() comes first")
+    return _open.examine(block)
+
+
+def examiner(examination: Examination) -> Examiner:
+    """An examination with its filters open."""
+    filters = open_filters(examination.config, words=examination.words, indexes=examination.indexes)
+    mappings = {name: open_mapping(reading.mapping) for name, reading in examination.sources.items()}
+    return Examiner(examination, filters, ControlTokens(examination.control_tokens), mappings)
+
+
+def _entry(raw: RawRow, ordinal: int, what: tuple[str, str, Rejection]) -> dict[str, Any]:
+    action, stage, rejection = what
+    return {
+        "ordinal": ordinal,
+        "action": action,
+        "stage": stage,
+        "reason": str(rejection.reason),
+        "evidence": rejection.evidence(),
+        "excerpt": raw.excerpt,
+    }
+
+
+def _told(flag: Flag, ordinals: Sequence[int]) -> dict[str, Any]:
+    return {
+        "ordinal": ordinals[flag.row],
+        "filter": flag.filter,
+        "action": flag.action,
+        "reason": str(flag.reason),
+        "evidence": json.dumps(flag.evidence, sort_keys=True, ensure_ascii=True),
+    }
+
+
+def _dropped(flags: Sequence[Flag], rows: int) -> np.ndarray:
+    made = np.zeros(rows, bool)
+    made[[flag.row for flag in flags if flag.action == "drop"]] = True
     return made
 
 
-def _examine(
-    raw: RawRow, named: _Named, made: Examined, *, layout: str, control: ControlTokens, break_tokens: bool
-) -> None:
-    normal = normalize(raw.value, layout) if raw.value is not None and raw.rejection is None else raw.rejection
-    if normal is None or isinstance(normal, Rejection):
-        if normal is not None:
-            made.ledger.append(entry(named, "dropped", "normalize", rejection=normal))
-        return
-    made.layouts[normal.layout] += 1
-    content, broken = escape(normal.content, control) if break_tokens else (normal.content, ())
-    if reason := reason_to_reject(normal.shape, content, control):
-        made.ledger.append(entry(named, "dropped", "validate", rejection=reason))
-        return
-    made.ledger += [entry(named, "changed", "normalize", rejection=change) for change in normal.changes]
-    made.ledger += [entry(named, "changed", "validate", rejection=change) for change in broken]
-    made.fit.append(
-        Fit(
-            row_id=named.row_id,
-            origin=named.origin,
-            shape=normal.shape,
-            content=as_json(content),
-            excerpt=named.excerpt,
-            comparable=comparable(named.row_id, normal.shape, content),
-        )
-    )
+def _texts(compared: Sequence[Comparable]) -> dict[str, list[str]]:
+    return {"prompt": [row.prompt for row in compared], "response": [row.response for row in compared]}

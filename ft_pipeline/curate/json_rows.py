@@ -44,8 +44,8 @@ class RowDecoder:
         self.problem = rejected(Reason.NOT_JSON, "", f"{name} is not JSON")
 
 
-def array_items(source: Iterator[bytes], decoder: RowDecoder, name: str) -> Iterator[Any]:
-    """The items of a JSON array, one at a time. Raises DataError where it stops being one: what follows has no line to restart at."""
+def array_items(source: Iterator[bytes], decoder: RowDecoder, name: str) -> Iterator[str]:
+    """The items of a JSON array as they are written, one at a time. Raises DataError where it stops being one: what follows has no line to restart at."""
     text = _Text(source, name)
     text.need(1)
     text.position = text.buffer.index("[") + 1
@@ -96,10 +96,10 @@ class _Text:
         return self.ended and self.position >= len(self.buffer)
 
 
-def _item(text: _Text, decoder: RowDecoder, origin: str) -> Any:
+def _item(text: _Text, decoder: RowDecoder, origin: str) -> str:
     while True:
         try:
-            value, end = decoder.decode_at(text.buffer, text.position)
+            _, end = decoder.decode_at(text.buffer, text.position)
         except (ValueError, RecursionError) as error:
             ahead = len(text.buffer) - text.position
             if text.ended or ahead > MAX_ITEM_CHARACTERS:
@@ -114,5 +114,5 @@ def _item(text: _Text, decoder: RowDecoder, origin: str) -> Any:
         if end == len(text.buffer) and not text.ended:
             text.need(2 * (end - text.position) + 1)
             continue
-        text.position = end
-        return value
+        start, text.position = text.position, end
+        return text.buffer[start:end]

@@ -1,29 +1,29 @@
-"""Raw files become raw rows, in bounded memory: JSON lines, a JSON array, Parquet; plain, gzip or zstandard."""
+"""The raw rows of a block: JSON lines, items of a JSON array, rows of a Parquet file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.curate import blocks
 from ft_pipeline.curate.artifact import EXCERPT_CHARACTERS, Reason, Rejection, rejected
-from ft_pipeline.curate.json_rows import RowDecoder, array_items
-from ft_pipeline.curate.unpack import bounded_lines, pieces
-from ft_pipeline.errors import DataError
+from ft_pipeline.curate.blocks import Block, Long, Rows, Seen, damaged_parquet, overlapping
+from ft_pipeline.curate.json_rows import RowDecoder
 from ft_pipeline.store.fingerprint import canonical_json
 
-MAX_LINE_BYTES = 64 << 20
 BATCH_ROWS = 512
+BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RawRow:
     """A row as it came, or why it is none."""
 
-    origin: str
-    """`file:line`, from 1; in a JSON array or Parquet file the number of the row."""
+    number: int
+    """Line (array item, Parquet row) within the block, from 0."""
     key: str
     """sha256 of the row's canonical JSON (of the bytes when it is not JSON): equal for equal rows."""
     value: Mapping[str, Any] | None
@@ -31,81 +31,82 @@ class RawRow:
     rejection: Rejection | None = None
 
 
-def raw_rows(files: Mapping[str, Path], seen: Callable[[int], None]) -> Iterator[RawRow]:
-    """Every row of the files in order of name; blank lines are no rows. `seen` is told of stored bytes as they are read.
-
-    Raises DataError for a file that is damaged as a whole (cut-off archive, broken Parquet, broken array).
-    """
-    for name, path in sorted(files.items()):
-        if name.lower().endswith(".parquet"):
-            yield from _parquet_rows(name, path)
-            seen(path.stat().st_size)
-        elif _is_array(name, path):
-            yield from _array_rows(name, path, seen)
-        else:
-            yield from _line_rows(name, path, seen)
-
-
-def _line_rows(name: str, path: Path, seen: Callable[[int], None]) -> Iterator[RawRow]:
-    decoder = RowDecoder()
-    for number, line in enumerate(bounded_lines(pieces(path, name, seen), MAX_LINE_BYTES), 1):
-        origin = f"{name}:{number}"
-        if line.cut:
-            value = f"{line.num_bytes:,} bytes"
-            too_long = Rejection(reason=Reason.TOO_LONG_LINE, path="", value=value)
-            yield _bad(origin, line.sha256(), line.start, rejection=too_long)
-        elif line.start.strip(b" \t\r\n\xef\xbb\xbf"):
-            yield _decoded(origin, line.start, decoder)
+def rows_of_block(block: Block) -> Iterator[RawRow]:
+    """Every row of a block in order; blank lines are no rows. Raises DataError for a broken Parquet file."""
+    payload = block.payload
+    if isinstance(payload, Long):
+        yield _too_long(0, payload.start, payload.sha256, num_bytes=payload.num_bytes)
+    elif isinstance(payload, Rows):
+        for number, value in enumerate(_parquet_rows(block.name, payload)):
+            yield _row(number, _plain(value), None)
+    else:
+        decoder = RowDecoder()
+        for number, line in enumerate(payload.split(b"\n") if isinstance(payload, bytes) else payload):
+            if len(line) > blocks.MAX_LINE_BYTES:
+                yield _too_long(number, line, hashlib.sha256(line).hexdigest(), num_bytes=len(line))
+            elif line.strip(BLANK):
+                yield _decoded(number, line, decoder)
 
 
-def _decoded(origin: str, line: bytes, decoder: RowDecoder) -> RawRow:
+def raw_rows(files: Mapping[str, Path], seen: Seen) -> Iterator[tuple[str, RawRow]]:
+    """Every row of the files with its origin `file:number`, from 1."""
+    for block in blocks.blocks("dataset", files, seen, sha256={}):
+        for row in rows_of_block(block):
+            yield f"{block.name}:{block.first + row.number}", row
+
+
+def _decoded(number: int, line: bytes, decoder: RowDecoder) -> RawRow:
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = rejected(Reason.INVALID_UTF8, f"byte {error.start}", line[error.start : error.start + 8].hex(" "))
-        return _bad(origin, hashlib.sha256(line).hexdigest(), line, rejection=found)
+        return _bad(number, line, found)
     try:
         value = decoder.decode(text)
     except (ValueError, RecursionError) as error:
-        found = rejected(Reason.NOT_JSON, "", f"{error}: {text[:40]}")
-        return _bad(origin, hashlib.sha256(line).hexdigest(), line, rejection=found)
-    return _row(origin, value, decoder.problem)
+        return _bad(number, line, rejected(Reason.NOT_JSON, "", f"{error}: {text[:40]}"))
+    return _row(number, value, decoder.problem)
 
 
-def _array_rows(name: str, path: Path, seen: Callable[[int], None]) -> Iterator[RawRow]:
-    decoder = RowDecoder()
-    for number, value in enumerate(array_items(pieces(path, name, seen), decoder, name), 1):
-        yield _row(f"{name}:{number}", value, decoder.problem)
-
-
-def _parquet_rows(name: str, path: Path) -> Iterator[RawRow]:
+def _parquet_rows(name: str, rows: Rows) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS):
-            for value in batch.to_pylist():
-                number += 1
-                yield _row(f"{name}:{number}", _plain(value), None)
+        file = pq.ParquetFile(rows.path)
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        groups, at = overlapping(sizes, rows.start, rows.stop)
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups):
+            start, stop = max(rows.start - at, 0), min(rows.stop - at, len(batch))
+            if start < stop:
+                yield from batch.slice(start, stop - start).to_pylist()
+            at += len(batch)
+            if at >= rows.stop:
+                return
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name} is not a whole Parquet file: {error}", cure="write or download it again") from None
+        raise damaged_parquet(name, error) from None
 
 
-def _row(origin: str, value: Any, problem: Rejection | None) -> RawRow:
+def _row(number: int, value: Any, problem: Rejection | None) -> RawRow:
     canonical = canonical_json(value)
     excerpt = canonical[:EXCERPT_CHARACTERS].decode()
     key = hashlib.sha256(canonical).hexdigest()
     if problem is None and not isinstance(value, dict):
         problem = rejected(Reason.NOT_AN_OBJECT, "", excerpt)
-    if problem is not None:
-        return RawRow(origin=origin, key=key, value=None, excerpt=excerpt, rejection=problem)
-    return RawRow(origin=origin, key=key, value=value, excerpt=excerpt)
+    return RawRow(number, key, None if problem else value, excerpt, problem)
 
 
-def _bad(origin: str, key: str, line: bytes, *, rejection: Rejection) -> RawRow:
-    excerpt = line[:EXCERPT_CHARACTERS].decode("utf-8", "backslashreplace")[:EXCERPT_CHARACTERS]
-    return RawRow(origin=origin, key=key, value=None, excerpt=excerpt, rejection=rejection)
+def _bad(number: int, line: bytes, rejection: Rejection) -> RawRow:
+    return RawRow(number, hashlib.sha256(line).hexdigest(), None, _start(line), rejection)
+
+
+def _too_long(number: int, line: bytes, sha256: str, *, num_bytes: int) -> RawRow:
+    told = Rejection(reason=Reason.TOO_LONG_LINE, path="", value=f"{num_bytes:,} bytes")
+    return RawRow(number, sha256, None, _start(line), told)
+
+
+def _start(line: bytes) -> str:
+    return line[:EXCERPT_CHARACTERS].decode("utf-8", "backslashreplace")[:EXCERPT_CHARACTERS]
 
 
 def _plain(value: Any) -> Any:
@@ -122,13 +123,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _is_array(name: str, path: Path) -> bool:
-    """True for a `.json` file that starts with a bracket; JSON lines may carry that ending too."""
-    if not name.lower().removesuffix(".gz").removesuffix(".zst").endswith(".json"):
-        return False
-    for piece in pieces(path, name, lambda _bytes: None):
-        if start := piece.lstrip(b" \t\r\n\xef\xbb\xbf"):
-            return start.startswith(b"[")
-    return False

@@ -7,50 +7,16 @@ sorting; every candidate is to be verified by exact Jaccard, because a 128-wide 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 PERMUTATIONS = 128
 SHINGLE = 5
 SEED = 1
-RECALL = 0.9989
-"""Wanted share of the pairs at the threshold that become candidates: .99895 with (14, 9) at 0.9."""
 CALL_CHARACTERS = 1 << 15
 """Characters of one kernel call: its arrays stay in the processor's cache."""
-NEIGHBOURS = 16
-"""Rows of a bucket that each row is compared with at least, besides the bucket's first."""
-PAIRS_PER_BAND = 1 << 18
-"""Below so many pairs a band compares all rows of each bucket: complete for small sets (T0: 6,094 of 6,094 pairs)."""
 MULTIPLIERS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1], np.uint32)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bands:
-    """The cut of a signature: `count` bands of `rows` permutations."""
-
-    count: int
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidates:
-    """Pairs of positions, left < right, the most alike first, with the band that brought them together."""
-
-    left: np.ndarray
-    right: np.ndarray
-    band: np.ndarray
-
-
-def bands_for(threshold: float, *, recall: float = RECALL) -> Bands:
-    """The widest bands that find a pair at the threshold with the recall: 1 - (1 - t^r)^b. (14, 9) at 0.9."""
-    for rows in range(PERMUTATIONS, 0, -1):
-        for count in range(1, PERMUTATIONS // rows + 1):
-            if 1 - (1 - threshold**rows) ** count >= recall:
-                return Bands(count=count, rows=rows)
-    raise ValueError(f"no bands of {PERMUTATIONS} permutations find pairs at {threshold} with recall {recall}")
 
 
 def signatures(texts: Sequence[str]) -> np.ndarray:
@@ -59,31 +25,6 @@ def signatures(texts: Sequence[str]) -> np.ndarray:
     for start, stop in _calls(texts):
         out[start:stop] = _kernel(texts[start:stop])
     return out
-
-
-def candidates(signed: np.ndarray, bands: Bands, *, at_least: float) -> Candidates:
-    """Pairs that share a band and whose estimated Jaccard is at least so much.
-
-    Compares all rows of a bucket while a band stays below 262,144 pairs; beyond, each row with the bucket's first and with the 16
-    before it. Texts sorted by length lie beside near-equal ones, so that a bucket of thousands costs a line, not a square.
-    """
-    total = len(signed)
-    known = np.empty(0, np.int64)
-    known_band = np.empty(0, np.int16)
-    known_estimate = np.empty(0, np.float64)
-    for band in range(bands.count):
-        keys = _band_keys(signed[:, band * bands.rows : (band + 1) * bands.rows])
-        pairs = np.sort(np.concatenate([*_bucket_pairs(keys)]))
-        # a pair can come twice: from its bucket's first row and as neighbours
-        pairs = pairs[np.r_[True, pairs[1:] != pairs[:-1]][: len(pairs)]]
-        fresh = pairs[~np.isin(pairs, known, assume_unique=True)]
-        estimate = _estimates(signed, fresh)
-        fresh, estimate = fresh[estimate >= at_least], estimate[estimate >= at_least]
-        known, known_estimate = np.concatenate([known, fresh]), np.concatenate([known_estimate, estimate])
-        known_band = np.concatenate([known_band, np.full(len(fresh), band, np.int16)])
-    order = np.lexsort((known, -known_estimate))
-    left, right = np.divmod(known[order], max(total, 1))
-    return Candidates(left=left, right=right, band=known_band[order])
 
 
 def shingles(text: str) -> set[str]:
@@ -164,45 +105,3 @@ def _mix(hashes: np.ndarray, scratch: np.ndarray) -> None:
         hashes *= np.uint32(multiplier)
     np.right_shift(hashes, 16, out=scratch)
     hashes ^= scratch
-
-
-def _band_keys(part: np.ndarray) -> np.ndarray:
-    """One uint64 a row; two bands that differ and collide only cost a comparison."""
-    keys = np.zeros(len(part), np.uint64)
-    for column in part.T:
-        keys ^= column
-        keys *= np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(29)
-    return keys
-
-
-def _bucket_pairs(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """Pairs as left * total + right, from each bucket of equal keys."""
-    total = len(keys)
-    order = np.argsort(keys, kind="stable")
-    placed = keys[order]
-    yield np.empty(0, np.int64)
-    near, distance, made = np.arange(total - 1), 0, 0
-    while len(near) and (distance < NEIGHBOURS or made < PAIRS_PER_BAND):
-        distance += 1
-        near = near[near < total - distance]
-        near = near[placed[near] == placed[near + distance]]
-        made += len(near)
-        yield _pairs(order[near], order[near + distance], total)
-    starts = np.r_[True, placed[1:] != placed[:-1]]
-    first = np.maximum.accumulate(np.where(starts, np.arange(total), 0))
-    far = np.flatnonzero(np.arange(total) - first > distance)
-    yield _pairs(order[first[far]], order[far], total)
-
-
-def _pairs(left: Any, right: Any, total: int) -> np.ndarray:
-    return np.minimum(left, right).astype(np.int64) * total + np.maximum(left, right)
-
-
-def _estimates(signed: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Estimated Jaccard of pairs, in slices that bound the memory."""
-    out = np.empty(len(pairs), np.float64)
-    for start in range(0, len(pairs), 1 << 16):
-        left, right = np.divmod(pairs[start : start + (1 << 16)], len(signed))
-        out[start : start + (1 << 16)] = (signed[left] == signed[right]).mean(axis=1)
-    return out

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
-from ft_pipeline.curate.artifact import SPLITS, rows_of
+from ft_pipeline.curate.artifact import SPLITS
 from ft_pipeline.recipe import Splits
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.fingerprint import sha256_bytes
@@ -20,8 +18,12 @@ def split_of(cluster: str, shares: Splits) -> str:
 
 def leaks(curated: Artifact) -> dict[str, list[str]]:
     """Cluster -> its splits, for every cluster that is in more than one; read from the stored files anew."""
-    seen: dict[str, set[str]] = defaultdict(set)
-    for split in SPLITS:
-        for row in rows_of(curated, split):
-            seen[row["cluster"]].add(split)
-    return {cluster: sorted(splits) for cluster, splits in seen.items() if len(splits) > 1}
+    import polars as pl
+
+    parts = [
+        pl.scan_parquet(curated.file(f"{split}.parquet")).select("cluster", split=pl.lit(split)) for split in SPLITS
+    ]
+    found = (
+        pl.concat(parts).unique().group_by("cluster").agg(pl.col("split").sort()).filter(pl.col("split").list.len() > 1)
+    )
+    return dict(found.collect().sort("cluster").iter_rows())

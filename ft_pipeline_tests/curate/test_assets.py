@@ -10,7 +10,7 @@ import pytest
 from ft_pipeline import resources
 from ft_pipeline.acquire import assets as acquire
 from ft_pipeline.curate import assets as curate
-from ft_pipeline.curate.consolidate import curated_spec
+from ft_pipeline.curate.consolidate import curation_of
 from ft_pipeline.partitions import recipes
 from ft_pipeline.recipe import BaseModel, Curate, Dataset, Finetune, Gate, Lora, Recipe, Splits
 
@@ -56,7 +56,7 @@ def test_the_doors_record_heads_metadata_and_checks(house, recipe):
     result = materialize(house)
     assert result.success
     heads = house.catalog.heads(KEY)
-    planned = curated_spec(recipe, raw=heads["raw_dataset"], base=heads["pinned_base"], store=house.store)
+    planned = curation_of(recipe, raw=heads["raw_dataset"], base=heads["pinned_base"], store=house.store).spec()
     assert planned.fingerprint == heads["curated_dataset"].fingerprint
     assert set(house.catalog.heads(KEY)) == {"raw_dataset", "pinned_base", "base_model", "curated_dataset"}
     metadata = result.asset_materializations_for_node("curated_dataset")[0].metadata

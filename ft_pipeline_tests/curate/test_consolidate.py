@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from ft_pipeline.acquire import base_model, dataset
+from ft_pipeline.acquire.artifact import control_tokens
 from ft_pipeline.curate.artifact import EDGE_COLUMNS, LEDGER_COLUMNS, ROW_COLUMNS, SPLITS, rows_of, statistics_of
-from ft_pipeline.curate.consolidate import curate
+from ft_pipeline.curate.consolidate import Curation, curate
 from ft_pipeline.curate.splits import leaks, split_of
 from ft_pipeline.errors import DataError, RecipeError
 from ft_pipeline.recipe import BaseModel, Curate, Dataset, NearDuplicates, Splits
@@ -62,7 +63,10 @@ def curated(home, store, tmp_path):
         path.write_bytes(b"\n".join(lines) + b"\n")
         raw = dataset.acquire(Dataset(uri=str(path)), settings=home, store=store)
         listener = (messages if messages is not None else []).append
-        return curate(config or Curate(), store=store, raw=raw.ref, base=base, layout=layout, listener=listener)
+        tokens = control_tokens(store, base) if base else ()
+        dataset_ = Dataset(uri=str(path), layout=layout)
+        curation = Curation(config=config or Curate(), raw=raw.ref, tokens=tokens, dataset=dataset_)
+        return curate(curation, store=store, listener=listener)
 
     return make
 

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.curate.comparison import comparable
 from ft_pipeline.curate.deduplicate import find_duplicates
+from ft_pipeline.curate.edges import RELATIONS
 from ft_pipeline.curate.signatures import jaccard, shingles
+from ft_pipeline_tests.compared import table_of
 
 WORDS = ["which", "module", "reads", "the", "zip", "archives", "and", "writes", "json", "over", "a", "socket", "in"]
 
 
-def completion(row_id, prompt, answer):
-    return comparable(row_id, "completion", {"prompt": prompt, "completion": answer})
+def completion(number, prompt, answer):
+    return number, comparable("completion", {"prompt": prompt, "completion": answer})
+
+
+@pytest.fixture
+def search(tmp_path):
+    """Writes rows as blocks and searches them."""
+    count = itertools.count()
+
+    def find(rows, policy, threshold=0.9, **options):
+        processes = options.pop("processes", 1)
+        table = table_of(rows, tmp_path / str(next(count)), threshold=threshold, **options)
+        return find_duplicates(table, policy, threshold, processes=processes)
+
+    return find
+
+
+def dropped_of(rows, found):
+    return {rows[i][0] for i in np.flatnonzero((found.exact >= 0) | (found.near >= 0)).tolist()}
+
+
+def clusters_of(rows, found):
+    return {rows[i][0]: rows[c][0] for i, c in enumerate(found.cluster.tolist()) if c >= 0}
+
+
+def edges_of(rows, found):
+    pairs = found.edges.pairs
+    named = zip(found.edges.relation.tolist(), pairs.left.tolist(), pairs.right.tolist(), strict=True)
+    return [(RELATIONS[r], rows[a][0], rows[b][0]) for r, a, b in named]
 
 
 def edited(seed: int, count: int = 60):
@@ -30,13 +61,13 @@ def edited(seed: int, count: int = 60):
             for part in rng.choice([(), (prompt,), (answer,), (prompt, answer)]):
                 for _ in range(rng.choice([1, 1, 2, 9])):
                     part[rng.randrange(40)] = rng.choice(WORDS)
-        rows.append((f"r{i:04d}", prompt, answer))
+        rows.append((i, prompt, answer))
     return [completion(i, " ".join(p), " ".join(a)) for i, p, a in rows]
 
 
 def brute_force(rows, policy):
-    """Number of groups of duplicates, and clusters as sets of row ids, over all pairs."""
-    unique = list({r.exact: r for r in sorted(rows, key=lambda r: r.row_id, reverse=True)}.values())
+    """Number of groups of duplicates, and clusters as sets of rows, over all pairs."""
+    unique = list({r.exact: (n, r) for n, r in sorted(rows, key=lambda r: r[0], reverse=True)}.values())
     same, cluster = list(range(len(unique))), list(range(len(unique)))
 
     def root(parent, i):
@@ -44,9 +75,9 @@ def brute_force(rows, policy):
             i = parent[i]
         return i
 
-    for i, a in enumerate(unique):
+    for i, (_, a) in enumerate(unique):
         for k in range(i + 1, len(unique)):
-            b = unique[k]
+            b = unique[k][1]
             whole, prompt, response = (
                 jaccard(shingles(getattr(a, part)), shingles(getattr(b, part)))
                 for part in ("whole", "prompt", "response")
@@ -55,105 +86,165 @@ def brute_force(rows, policy):
                 same[root(same, k)] = root(same, i)
             if max(whole, prompt) >= 0.9:
                 cluster[root(cluster, k)] = root(cluster, i)
-    groups: dict[int, set[str]] = {}
-    for i, row in enumerate(unique):
-        groups.setdefault(root(cluster, i), set()).add(row.row_id)
+    groups: dict[int, set[int]] = {}
+    for i, (number, _) in enumerate(unique):
+        groups.setdefault(root(cluster, i), set()).add(number)
     return len({root(same, i) for i in range(len(unique))}), {frozenset(g) for g in groups.values()}
 
 
 @pytest.mark.parametrize("policy", ["prompt_and_response", "whole_example"])
 @pytest.mark.parametrize("seed", range(5))
-def test_result_is_brute_force(policy, seed):
+def test_result_is_brute_force(search, policy, seed):
     rows = edited(seed)
-    found = find_duplicates(rows, policy, 0.9)
+    found = search(rows, policy)
     groups, clusters = brute_force(rows, policy)
-    assert len(rows) - len(found.exact) - len(found.near) == groups
-    named: dict[str, set[str]] = {}
-    for index, cluster in found.clusters.items():
-        named.setdefault(cluster, set()).add(rows[index].row_id)
+    assert len(rows) - len(dropped_of(rows, found)) == groups
+    named: dict[int, set[int]] = {}
+    for number, cluster in clusters_of(rows, found).items():
+        named.setdefault(cluster, set()).add(number)
     assert {frozenset(members) for members in named.values()} == clusters
     assert all(cluster == min(members) for cluster, members in named.items())
 
 
-def test_the_longer_row_is_kept_whatever_the_order():
+@pytest.mark.parametrize("seed", range(3))
+def test_the_edges_alone_give_the_clusters_again(search, seed):
+    rows = edited(seed)
+    found = search(rows, "prompt_and_response")
+    group = {number: number for number, _ in rows}
+
+    def root(number):
+        while group[number] != number:
+            number = group[number]
+        return number
+
+    for _, left, right in edges_of(rows, found):
+        group[root(right)] = root(left)
+    by_prompt: dict[str, int] = {}
+    for number, row in rows:
+        group[root(number)] = root(by_prompt.setdefault(row.prompt, number))
+    clusters = clusters_of(rows, found)
+    assert all((root(a) == root(b)) == (clusters[a] == clusters[b]) for a in clusters for b in clusters)
+
+
+def test_every_dropped_row_names_an_edge_of_its_own_to_a_duplicate(search):
+    rows = edited(1)
+    found = search(rows, "prompt_and_response")
+    near = np.flatnonzero(found.near >= 0)
+    assert len(near) > 5
+    for row in near.tolist():
+        edge = int(found.edge[row])
+        assert found.edges.relation[edge] == 0
+        assert row in (found.edges.pairs.left[edge], found.edges.pairs.right[edge])
+
+
+def test_the_better_then_the_longer_row_is_kept_whatever_the_order(search):
     text = " ".join(WORDS * 3)
-    rows = [completion("ra", text, text), completion("rb", text, text + " now"), completion("rc", text.upper(), text)]
+    rows = [completion(1, text, text), completion(2, text, text + " now"), completion(3, text.upper(), text)]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         shuffled = [rows[i] for i in order]
-        found = find_duplicates(shuffled, "prompt_and_response", 0.9)
-        dropped = {shuffled[i].row_id for i in [*found.exact, *found.near]}
-        assert dropped == {"ra", "rc"}
-    edge = next(iter(found.near.values()))[1]
-    assert edge.relation == "duplicate" and edge.prompt_j == 1.0 and 0.9 <= edge.response_j < 1.0
+        assert dropped_of(shuffled, search(shuffled, "prompt_and_response")) == {1, 3}
+    assert dropped_of(rows, search(rows, "prompt_and_response", scores=[0.5, 0.5, 1.0])) == {1, 2}
+    assert dropped_of(rows, search(rows, "prompt_and_response", scores=[1.0, 0.5, 0.5])) == {2, 3}
+    found = search(rows, "prompt_and_response")
+    edge = int(found.edge[0])
+    assert found.edges.pairs.prompt[edge] == 1.0 and 0.9 <= found.edges.pairs.response[edge] < 1.0
 
 
-def test_equal_prompts_with_unlike_answers_are_a_conflict_and_both_stay():
-    rows = [
-        completion("ra", "what is mentioned last?", "a fox"),
-        completion("rb", "What is mentioned  last?", "the dog"),
-    ]
-    found = find_duplicates(rows, "prompt_and_response", 0.9)
-    assert not found.near and not found.exact
+def test_equal_prompts_with_unlike_answers_are_a_conflict_and_both_stay(search):
+    rows = [completion(1, "what is mentioned last?", "a fox"), completion(2, "What is mentioned  last?", "the dog")]
+    found = search(rows, "prompt_and_response")
+    assert not dropped_of(rows, found)
     assert found.conflict_prompts == 1
-    assert [(e.relation, e.kept_id, e.other_id) for e in found.edges] == [("conflict", "rb", "ra")]
-    assert len(set(found.clusters.values())) == 1
+    assert edges_of(rows, found) == [("conflict", 2, 1)]
+    assert set(clusters_of(rows, found).values()) == {1}
 
 
-def test_off_drops_no_near_duplicate_but_still_ties_clusters():
+def test_off_drops_no_near_duplicate_but_still_ties_clusters(search):
     text = " ".join(WORDS * 3)
-    rows = [completion("ra", text, text), completion("rb", text, text + " now"), completion("rc", text, text)]
-    found = find_duplicates(rows, "off", 0.9)
-    assert len(found.exact) == 1 and not found.near
-    assert set(found.clusters.values()) == {"ra"}
+    rows = [completion(1, text, text), completion(2, text, text + " now"), completion(3, text, text)]
+    found = search(rows, "off")
+    assert dropped_of(rows, found) == {3}
+    assert set(clusters_of(rows, found).values()) == {1}
 
 
-def test_whole_example_counts_the_answers_it_loses():
+def test_whole_example_counts_the_answers_it_loses(search):
     text = " ".join(f"{word} {i}" for i, word in enumerate(WORDS * 20))
-    rows = [completion("ra", text, "first"), completion("rb", text, "last of all")]
-    assert find_duplicates(rows, "whole_example", 0.9).answers_lost == 1
-    assert not find_duplicates(rows, "prompt_and_response", 0.9).near
+    rows = [completion(1, text, "first"), completion(2, text, "last of all")]
+    assert search(rows, "whole_example").answers_lost == 1
+    assert not dropped_of(rows, search(rows, "prompt_and_response"))
 
 
-def test_other_tools_make_another_row():
-    def chat(row_id, tool):
+def test_other_tools_make_another_row(search):
+    def chat(number, tool):
         messages = [
             {"role": "user", "content": "what is the weather?"},
             {"role": "assistant", "content": "sunny, I think"},
         ]
         tools = [{"type": "function", "function": {"name": tool}}]
-        return comparable(row_id, "chat", {"messages": messages, "tools": tools})
+        return number, comparable("chat", {"messages": messages, "tools": tools})
 
-    rows = [chat("ra", "weather"), chat("rb", "forecast"), chat("rc", "weather")]
-    found = find_duplicates(rows, "prompt_and_response", 0.9)
-    assert list(found.exact) == [2] and not found.near
-    assert set(found.clusters.values()) == {"ra"}
+    rows = [chat(1, "weather"), chat(2, "forecast"), chat(3, "weather")]
+    found = search(rows, "prompt_and_response")
+    assert dropped_of(rows, found) == {3}
+    assert set(clusters_of(rows, found).values()) == {1}
 
 
-def test_plain_texts_are_compared_as_wholes():
+def test_the_order_of_turns_and_the_label_make_another_row():
+    def exact(*turns):
+        return comparable("chat", {"messages": [dict(zip(("role", "content"), t, strict=True)) for t in turns]}).exact
+
+    ask, tell = ("user", "a"), ("assistant", "b")
+    assert exact(ask, tell) == exact(("user", " A "), tell)
+    assert exact(ask, tell, ("tool", "x"), tell) != exact(ask, ("tool", "x"), tell, tell)
+    kto = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    assert comparable("kto", kto | {"label": True}).frame != comparable("kto", kto | {"label": False}).frame
+
+
+def test_plain_texts_are_compared_as_wholes(search):
     text = " ".join(WORDS * 4)
     texts = [text, text + " now", "something else altogether", "a third thing"]
-    rows = [comparable(f"r{i}", "text", {"text": t}) for i, t in enumerate(texts)]
-    found = find_duplicates(rows, "prompt_and_response", 0.9)
-    assert list(found.near) == [0]
-    assert len(set(found.clusters.values())) == 3
+    rows = [(n, comparable("text", {"text": t})) for n, t in enumerate(texts)]
+    found = search(rows, "prompt_and_response")
+    assert dropped_of(rows, found) == {0}
+    assert len(set(clusters_of(rows, found).values())) == 3
     assert found.conflict_prompts == 0
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.randoms())
-def test_shuffling_changes_nothing(seed, rng):
+def test_rows_that_a_filter_drops_stand_for_no_other(search, tmp_path):
+    text = " ".join(WORDS * 3)
+    rows = [completion(1, text, text + " and more"), completion(2, text, text)]
+    table = table_of(rows, tmp_path / "t")
+    table.column("dropped")[0] = True
+    found = find_duplicates(table, "prompt_and_response", 0.9)
+    assert not dropped_of(rows, found) and clusters_of(rows, found) == {2: 2}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10_000), st.randoms(), st.integers(1, 40))
+def test_neither_order_nor_blocks_change_anything(search, seed, rng, block_rows):
     rows = edited(seed, 30)
     shuffled = rng.sample(rows, len(rows))
-    before, after = (find_duplicates(r, "prompt_and_response", 0.9) for r in (rows, shuffled))
-    assert {rows[i].row_id for i in [*before.exact, *before.near]} == {
-        shuffled[i].row_id for i in [*after.exact, *after.near]
-    }
-    assert {rows[i].row_id: c for i, c in before.clusters.items()} == {
-        shuffled[i].row_id: c for i, c in after.clusters.items()
-    }
+    before = search(rows, "prompt_and_response")
+    after = search(shuffled, "prompt_and_response", block_rows=block_rows)
+    assert dropped_of(rows, before) == dropped_of(shuffled, after)
+    assert clusters_of(rows, before) == clusters_of(shuffled, after)
+    assert edges_of(rows, before) == edges_of(shuffled, after)
+
+
+@pytest.mark.slow
+def test_four_processes_find_what_one_finds(search, monkeypatch):
+    monkeypatch.setattr("ft_pipeline.curate.deduplicate.FEW_PAIRS", 0)
+    monkeypatch.setattr("ft_pipeline.curate.deduplicate.TASK_PAIRS", 50)
+    rows = [row for seed in range(4) for row in edited(seed, 100)]
+    rows = [(n, row) for n, (_, row) in enumerate(rows)]
+    one, four = (search(rows, "prompt_and_response", processes=n, block_rows=33) for n in (1, 4))
+    for name in ("exact", "near", "edge", "cluster"):
+        assert np.array_equal(getattr(one, name), getattr(four, name)), name
+    assert edges_of(rows, one) == edges_of(rows, four)
+    assert np.array_equal(one.edges.pairs.prompt, four.edges.pairs.prompt, equal_nan=True)
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_none_and_one(count):
-    found = find_duplicates([completion("ra", "a", "b")][:count], "prompt_and_response", 0.9)
-    assert found.clusters == ({0: "ra"} if count else {})
+def test_none_and_one(search, count):
+    rows = [completion(1, "a", "b")][:count]
+    assert clusters_of(rows, search(rows, "prompt_and_response")) == ({1: 1} if count else {})

@@ -8,10 +8,10 @@ import tracemalloc
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.curate import read
+from ft_pipeline.curate import blocks
 from ft_pipeline.curate.read import raw_rows
 from ft_pipeline.curate.unpack import bounded_lines
 from ft_pipeline.errors import DataError
@@ -23,7 +23,12 @@ LINES = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS).encode()
 def rows(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    return list(raw_rows({name: path}, lambda _n: None))
+    return [row for _, row in placed(tmp_path, name)]
+
+
+def placed(tmp_path, name):
+    """Rows with their origin."""
+    return list(raw_rows({name: tmp_path / name}, lambda _n: None))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,7 @@ def rows(tmp_path, name, content):
 def test_files(tmp_path, name, content):
     found = rows(tmp_path, name, content)
     assert [r.value for r in found] == ROWS
-    assert found[1].origin == f"{name}:2"
+    assert placed(tmp_path, name)[1][0] == f"{name}:2"
 
 
 def test_parquet_reads_as_the_same_rows(tmp_path):
@@ -61,8 +66,8 @@ def test_parquet_reads_as_the_same_rows(tmp_path):
         ),
         tmp_path / "a.parquet",
     )
-    found = list(raw_rows({"a.parquet": tmp_path / "a.parquet"}, lambda _n: None))
-    assert [r.value for r in found] == [{"messages": [{"role": "user", "content": "a"}]}, {"text": "b"}]
+    found = placed(tmp_path, "a.parquet")
+    assert [r.value for _, r in found] == [{"messages": [{"role": "user", "content": "a"}]}, {"text": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -80,11 +85,11 @@ def test_parquet_reads_as_the_same_rows(tmp_path):
     ],
 )
 def test_one_bad_line_costs_one_row(tmp_path, monkeypatch, line, reason):
-    monkeypatch.setattr(read, "MAX_LINE_BYTES", 4000 if reason == "too_long_line" else 1 << 20)
+    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 4000 if reason == "too_long_line" else 1 << 20)
     good = b'{"text": "good"}'
     found = rows(tmp_path, "a.jsonl", b"\n".join([good, line, b"", good]))
     assert [r.rejection.reason if r.rejection else None for r in found] == [None, reason, None]
-    assert found[1].origin == "a.jsonl:2" and found[2].origin == "a.jsonl:4"
+    assert [origin for origin, _ in placed(tmp_path, "a.jsonl")] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:4"]
     assert found[1].excerpt and len(found[1].excerpt) <= 160
     assert found[0].key == found[2].key != found[1].key
 
@@ -150,3 +155,54 @@ def test_lines_are_the_same_however_the_bytes_are_cut(lines, cut, limit):
     assert [line.num_bytes for line in found] == [len(e) for e in expected]
     assert [line.cut for line in found] == [len(e) > limit for e in expected]
     assert all(line.start == e for line, e in zip(found, expected, strict=True) if not line.cut)
+
+
+def cut(tmp_path, content, name="a.jsonl"):
+    (tmp_path / name).write_bytes(content)
+    return list(blocks.blocks("dataset", {name: tmp_path / name}, lambda _n: None, sha256={name: "0" * 64}))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=60).filter(lambda b: b"\n" not in b), max_size=40), st.integers(1, 50))
+def test_blocks_hold_every_line_once_with_its_number(tmp_path, monkeypatch, lines, size):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
+    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 30)
+    content = b"\n".join(lines)
+    found = []
+    for block in cut(tmp_path, content):
+        long = isinstance(block.payload, blocks.Long)
+        parts = [None] if long else block.payload.removesuffix(b"\n").split(b"\n")
+        found += [(block.first + n, part) for n, part in enumerate(parts)]
+    expected = content.removesuffix(b"\n").split(b"\n") if content else []
+    assert [number for number, _ in found] == list(range(1, len(expected) + 1))
+    assert all(part in (None, line) for (_, part), line in zip(found, expected, strict=True))
+    assert all(len(line) > 30 for (_, part), line in zip(found, expected, strict=True) if part is None)
+
+
+def test_appended_lines_leave_the_blocks_before_them_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    before = [block.digest for block in cut(tmp_path, LINES[:9000])]
+    after = [block.digest for block in cut(tmp_path, LINES)]
+    assert after[: len(before) - 1] == before[:-1] and len(before) > 5
+
+
+def test_an_endless_line_between_others_costs_one_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 4000)
+    good = b'{"text": "good"}\n'
+    long = b'{"text": "' + b"x" * (3 << 20) + b'"}'
+    found = rows(tmp_path, "a.jsonl", good * 100 + long + b"\n" + good * 2)
+    assert [n for n, row in enumerate(found) if row.rejection] == [100] and len(found) == 103
+    assert found[100].rejection.value == f"{len(long):,} bytes"
+    assert placed(tmp_path, "a.jsonl")[102][0] == "a.jsonl:103"
+
+
+def test_parquet_blocks_are_row_ranges_whatever_the_row_groups(tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(blocks, "PARQUET_ROWS", 70)
+    pq.write_table(pa.table({"text": [row["text"] for row in ROWS]}), tmp_path / "a.parquet", row_group_size=33)
+    found = placed(tmp_path, "a.parquet")
+    assert [row.value["text"] for _, row in found] == [row["text"] for row in ROWS]
+    assert [origin for origin, _ in found] == [f"a.parquet:{n}" for n in range(1, 301)]

@@ -1,4 +1,4 @@
-"""The numpy kernel is datasketch's, the bands find what they promise, the hashed overlap is near the exact one."""
+"""The numpy kernel is datasketch's, the bands find what they promise, the overlap of many pairs is the exact one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.curate.overlap import Overlap
-from ft_pipeline.curate.signatures import (
-    MULTIPLIERS,
-    PERMUTATIONS,
-    SEED,
-    bands_for,
-    candidates,
-    jaccard,
-    shingles,
-    signatures,
-)
+from ft_pipeline.curate.bands import band_keys, band_pairs, bands_for, merged
+from ft_pipeline.curate.overlap import jaccard_of
+from ft_pipeline.curate.signatures import MULTIPLIERS, PERMUTATIONS, SEED, jaccard, shingles, signatures
 
 TEXTS = [
     "",
@@ -70,6 +62,12 @@ def test_bands_keep_their_promise(threshold):
     assert 1 - (1 - threshold**bands.rows) ** bands.count >= 0.9989
 
 
+def pairs_of(signed):
+    keys = band_keys(signed, bands_for(0.9))
+    found, band = merged([band_pairs(k, lambda used: signed[used], at_least=0.8) for k in keys])
+    return np.divmod(found, len(signed)), band
+
+
 def test_every_near_pair_of_an_edited_set_is_a_candidate():
     random = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz     "))
@@ -80,28 +78,48 @@ def test_every_near_pair_of_an_edited_set_is_a_candidate():
             edited = base.copy()
             edited[random.integers(0, 300, edits)] = "#"
             texts.append("".join(edited))
-    found = candidates(signatures(texts), bands_for(0.9), at_least=0.8)
-    pairs = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
+    (left, right), band = pairs_of(signatures(texts))
+    pairs = set(zip(left.tolist(), right.tolist(), strict=True))
     sets = [shingles(t) for t in texts]
     near = {(i, k) for i in range(len(texts)) for k in range(i + 1, len(texts)) if jaccard(sets[i], sets[k]) >= 0.9}
     assert len(near) > 150
     assert len(near - pairs) / len(near) < 0.01
-    assert np.all(found.left < found.right)
+    assert np.all(left < right) and len(pairs) == len(left)
+    assert band.min() == 0 and band.max() < 14
+
+
+def test_bands_are_those_of_datasketch():
+    from datasketch import MinHash, MinHashLSH
+
+    random = np.random.default_rng(1)
+    words = ["".join(random.choice(list("abcdef"), 4)) for _ in range(40)]
+    texts = [" ".join(random.choice(words, 12)) for _ in range(150)]
+    texts += [f"{text} x" for text in texts[:50]]
+    signed = signatures(texts)
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=(14, 9))
+    theirs = set()
+    for n, line in enumerate(signed):
+        sketch = MinHash(num_perm=PERMUTATIONS, seed=SEED, scheme="affine32", hashvalues=line)
+        theirs |= {(other, n) for other in index.query(sketch)}
+        index.insert(n, sketch)
+    keys = band_keys(signed, bands_for(0.9))
+    found, _ = merged([band_pairs(k, lambda used: signed[used], at_least=0.0) for k in keys])
+    assert set(zip(*(side.tolist() for side in np.divmod(found, len(texts))), strict=True)) == theirs
+    assert len(theirs) >= 50
 
 
 def test_a_bucket_of_thousands_costs_a_line(monkeypatch):
-    monkeypatch.setattr("ft_pipeline.curate.signatures.PAIRS_PER_BAND", 1000)
+    monkeypatch.setattr("ft_pipeline.curate.bands.PAIRS_PER_BAND", 1000)
     signed = np.repeat(signatures(["the same text, again and again"]), 3000, axis=0)
-    found = candidates(signed, bands_for(0.9), at_least=0.8)
-    assert len(found.left) < 3000 * 18
-    assert set(range(1, 3000)) == set(found.right.tolist())
+    (left, right), _ = pairs_of(signed)
+    assert len(left) < 3000 * 6
+    assert set(range(1, 3000)) == set(right.tolist())
 
 
 @settings(deadline=None)
-@given(st.lists(st.text(alphabet="abc ", max_size=60), min_size=2, max_size=12))
-def test_hashed_overlap_is_near_the_exact_one(texts):
+@given(st.lists(st.text(max_size=60) | st.text(alphabet="abc ", max_size=60), min_size=2, max_size=12))
+def test_overlap_is_the_exact_one(texts):
     pairs = [(i, k) for i in range(len(texts)) for k in range(i + 1, len(texts))]
     left, right = (np.array(side) for side in zip(*pairs, strict=True))
-    found = Overlap(texts, np.arange(len(texts))).jaccard(left, right)
     exact = [jaccard(shingles(texts[i]), shingles(texts[k])) for i, k in pairs]
-    assert np.allclose(found, exact, atol=1e-9)
+    assert jaccard_of(texts, left, right).tolist() == exact

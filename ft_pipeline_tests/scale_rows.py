@@ -1,0 +1,85 @@
+"""A million rows out of real text: sentences of the docstrings that this environment holds, with planted duplicates."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import random
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+MEAN_CHARACTERS = 400
+PROMPT_SHARE = 0.25
+EXACT_SHARE, NEAR_SHARE = 0.03, 0.05
+
+
+@functools.cache
+def sentences(limit: int = 60_000) -> list[str]:
+    """Sentences of 30 to 200 characters from docstrings of the installed packages, each once, in one order."""
+    folders = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
+    found: dict[str, None] = {}
+    for path in sorted(p for folder in folders for p in folder.rglob("*.py")):
+        for text in _docstrings(path):
+            for sentence in " ".join(text.split()).split(". "):
+                if 30 <= len(sentence) <= 200 and sentence.isprintable():
+                    found[sentence] = None
+        if len(found) > limit:
+            break
+    return list(found)
+
+
+def rows(number: int, *, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """(prompt, response) of about 480 characters together; 3% repeat an earlier row, 5% repeat one with a few words changed."""
+    rng, pool = random.Random(seed), sentences()
+    kept: list[tuple[str, str]] = []
+    for _ in range(number):
+        luck = rng.random()
+        if kept and luck < EXACT_SHARE:
+            yield rng.choice(kept)
+        elif kept and luck < EXACT_SHARE + NEAR_SHARE:
+            prompt, response = rng.choice(kept)
+            yield prompt, edited(response, rng)
+        else:
+            row = (
+                _text(rng, pool, PROMPT_SHARE * MEAN_CHARACTERS),
+                _text(rng, pool, (1 - PROMPT_SHARE) * MEAN_CHARACTERS),
+            )
+            if len(kept) < 20_000:
+                kept.append(row)
+            yield row
+
+
+def edited(text: str, rng: random.Random) -> str:
+    """One to three words exchanged: Jaccard .85 to .99 at this length."""
+    words = text.split(" ")
+    for _ in range(rng.randint(1, 3)):
+        words[rng.randrange(len(words))] = rng.choice(words)
+    return " ".join(words)
+
+
+def write_alpaca(path: Path, number: int, *, seed: int = 0) -> None:
+    """JSON lines `{instruction, input, output}`."""
+    with path.open("w", encoding="utf-8") as file:
+        for prompt, response in rows(number, seed=seed):
+            file.write(json.dumps({"instruction": prompt, "input": "", "output": response}) + "\n")
+
+
+def _text(rng: random.Random, pool: list[str], characters: float) -> str:
+    parts, size, wanted = [], 0, rng.uniform(0.5, 1.5) * characters
+    while size < wanted:
+        parts.append(rng.choice(pool))
+        size += len(parts[-1]) + 2
+    return ". ".join(parts)
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        holds = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module | ast.AsyncFunctionDef)
+        if holds and (text := ast.get_docstring(node, clean=False)):
+            yield text
