@@ -74,6 +74,7 @@ def test_furniture_imports_no_room(path):
     ("absent", "module"),
     [
         ("dagster", "ft_pipeline.encode.main"),
+        ("dagster", "ft_pipeline.encode.reference_main"),
         ("dagster", "ft_pipeline.finetune.main"),
         ("dagster", "ft_pipeline.gate.main"),
         ("torch", "ft_pipeline.definitions"),

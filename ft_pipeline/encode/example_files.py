@@ -83,16 +83,27 @@ def read_pairs(shards: Artifact, split: str) -> Iterator[Pair]:
 def read_labelled(shards: Artifact, split: str) -> Iterator[Labelled]:
     """The KTO rows of a split in order. Raises DataError when it holds others."""
     for row in _rows(shards, split, Labelled):
-        yield Labelled(
-            row_id=row["row_id"], prompt_ids=row["prompt_ids"], completion_ids=row["completion_ids"],
-            completion_spans=_pairs(row["completion_spans"]), label=row["label"],
-        )  # fmt: skip
+        yield _labelled(row)
 
 
 def read_prompts(shards: Artifact, split: str) -> Iterator[Prompt]:
     """The RLVR rows of a split in order. Raises DataError when it holds others."""
     for row in _rows(shards, split, Prompt):
         yield Prompt(**row)
+
+
+def labelled_at(shards: Artifact, split: str, place: int) -> Labelled:
+    """The KTO row with this number in the split: one row group is read."""
+    import pyarrow.parquet as pq
+
+    for name in shard_names(shards, split):
+        file = pq.ParquetFile(shards.file(name))
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if place < rows:
+                return _labelled(file.read_row_group(group).slice(place, 1).to_pylist()[0])
+            place -= rows
+    raise IndexError(f"{split} ends before that row")
 
 
 def _rows(shards: Artifact, split: str, kind: type) -> Iterator[dict[str, Any]]:
@@ -108,6 +119,13 @@ def _rows(shards: Artifact, split: str, kind: type) -> Iterator[dict[str, Any]]:
             )
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield from batch.to_pylist()
+
+
+def _labelled(row: dict[str, Any]) -> Labelled:
+    return Labelled(
+        row_id=row["row_id"], prompt_ids=row["prompt_ids"], completion_ids=row["completion_ids"],
+        completion_spans=_pairs(row["completion_spans"]), label=row["label"],
+    )  # fmt: skip
 
 
 def _schema(kind: type) -> Any:

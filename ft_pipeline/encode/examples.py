@@ -82,16 +82,19 @@ def encode_examples(
     return made
 
 
-def mismatched(rows: Sequence[Labelled]) -> list[int]:
+def mismatched(prompts: Sequence[Any]) -> list[int]:
     """For each row the next one, around the end, that has another prompt: KTO's estimate of the KL needs wrong completions.
 
-    A row whose prompt all rows share is its own partner.
+    prompts: anything that is equal for equal prompts, in the order of the rows. A row whose prompt all share is its own partner.
     """
-    partner = list(range(len(rows)))
-    for place in [*reversed(range(len(rows)))] * 2:
-        after = (place + 1) % len(rows)
-        same = list(rows[after].prompt_ids) == list(rows[place].prompt_ids)
-        partner[place] = (partner[after] if partner[after] != after else place) if same else after
+    partner = list(range(len(prompts)))
+    # twice, because the partners of the last rows lie behind the first
+    for place in [*reversed(range(len(prompts)))] * 2:
+        after = (place + 1) % len(prompts)
+        if prompts[after] != prompts[place]:
+            partner[place] = after
+        else:
+            partner[place] = partner[after] if partner[after] != after else place
     return partner
 
 

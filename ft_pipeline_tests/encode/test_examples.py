@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ft_pipeline.encode import example_files
 from ft_pipeline.encode.example_files import example_kind, read_labelled, read_pairs, read_prompts, write_examples
@@ -94,12 +96,14 @@ def test_a_labelled_completion_and_a_prompt(template):
 
 
 def test_a_wrong_completion_is_that_of_the_next_row_with_another_prompt():
-    rows = [
-        Labelled(row_id=f"r{n}", prompt_ids=[p], completion_ids=[9], completion_spans=[(0, 1)], label=True)
-        for n, p in enumerate([1, 1, 2, 3, 1])
-    ]
-    assert mismatched(rows) == [2, 2, 3, 4, 2]
-    assert mismatched(rows[:2]) == [0, 1] and mismatched([]) == []
+    assert mismatched([[1], [1], [2], [3], [1]]) == [2, 2, 3, 4, 2]
+    assert mismatched(["a", "a"]) == [0, 1] and mismatched([]) == []
+
+
+@given(st.lists(st.integers(0, 3), max_size=12))
+def test_a_partner_has_another_prompt_whenever_there_is_one(prompts):
+    for place, partner in enumerate(mismatched(prompts)):
+        assert prompts[partner] != prompts[place] or (partner == place and len(set(prompts)) == 1)
 
 
 def comparable(name: str) -> bool:

@@ -1,0 +1,115 @@
+"""`reference_logprobs`: what a reference model thinks of the completions that are trained, computed once, so that one model trains.
+
+Keyed by the rows, the reference model, tokenizer, template and number type: none of them can change and leave it in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft_pipeline.encode.artifact import base_digests
+from ft_pipeline.encode.examples import Labelled, Pair
+from ft_pipeline.recipe import STRICT
+from ft_pipeline.store.fingerprint import code_digest
+from ft_pipeline.store.manifest import Spec
+from ft_pipeline.store.paths import run_folder
+from ft_pipeline.workers.job import Job, Placement
+
+if TYPE_CHECKING:
+    from ft_pipeline.store.artifacts import Artifact
+
+KIND = "reference_logprobs"
+SIDES: dict[type, tuple[str, str]] = {Pair: ("chosen", "rejected"), Labelled: ("completion", "mismatched")}
+"""What is measured of a row. mismatched: the completion of another row behind this row's prompt, for KTO's KL (examples.mismatched)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """How the log-probabilities are computed: hashed, because the last bits follow from it."""
+
+    __pydantic_config__ = STRICT
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model; the softmax is float32 always, the sums float64."""
+    batch_tokens: int = 8192
+    """Padded tokens of a forward pass. Another number rounds differently: measured below 1e-5 nats a token in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """One row: by side (`SIDES`) the summed log-probability of its trained tokens in nats, and of each of them in order."""
+
+    row_id: str
+    sums: dict[str, float]
+    tokens: dict[str, Sequence[float]]
+
+
+def reference_spec(measure: Measure, *, shards: Artifact, reference: Artifact) -> Spec:
+    """What decides the numbers: rows, reference model, its tokenizer and template, number type and batches."""
+    here, digests = Path(__file__).parent, base_digests(reference)
+    return Spec(
+        kind=KIND,
+        config={**asdict(measure), "tokenizer": digests["tokenizer"], "chat_template": digests["chat_template"]},
+        parents={"shards": shards.ref, "reference": reference.ref},
+        code=code_digest(*(here / f"{name}.py" for name in ("examples", "reference", "reference_main", "logprobs"))),
+    )
+
+
+def reference_job(
+    measure: Measure,
+    *,
+    shards: Artifact,
+    reference: Artifact,
+    work: Path,
+    placement: Placement,
+    name: str = "reference",
+) -> Job:
+    """The job that makes `reference_logprobs`; it goes on at the block where a killed run stopped."""
+    spec = reference_spec(measure, shards=shards, reference=reference)
+    return Job(
+        name=name,
+        module="ft_pipeline.encode.reference_main",
+        spec=spec,
+        section=asdict(measure),
+        folder=run_folder(work, spec.fingerprint),
+        placement=placement,
+        facts={},
+    )
+
+
+def columns_of(kind: type) -> tuple[str, ...]:
+    """row_id, and by side: `_logprob` float64 sum, `_tokens` int32 count, `_token_logprobs` list<float32>."""
+    return ("row_id", *(f"{side}_{what}" for side in SIDES[kind] for what in ("logprob", "tokens", "token_logprobs")))
+
+
+def read_reference(artifact: Artifact, split: str) -> Iterator[Reference]:
+    """The rows of a split in the order of the shards."""
+    import pyarrow.parquet as pq
+
+    name = f"{split}.parquet"
+    if name not in artifact.manifest.files:
+        return
+    for batch in pq.ParquetFile(artifact.file(name)).iter_batches():
+        sides = [c.removesuffix("_logprob") for c in batch.schema.names if c.endswith("_logprob")]
+        for row in batch.to_pylist():
+            yield Reference(
+                row_id=row["row_id"],
+                sums={side: row[f"{side}_logprob"] for side in sides},
+                tokens={side: row[f"{side}_token_logprobs"] for side in sides},
+            )
+
+
+def table_of(kind: type, rows: Sequence[Any], found: Sequence[Any]) -> Any:
+    """Arrow table of rows and, two a row in the order of `SIDES`, their float32 log-probabilities."""
+    import numpy as np
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"row_id": pa.array([row.row_id for row in rows], pa.string())}
+    for place, side in enumerate(SIDES[kind]):
+        values = found[place::2]
+        columns[f"{side}_logprob"] = pa.array([float(v.sum(dtype=np.float64)) for v in values], pa.float64())
+        columns[f"{side}_tokens"] = pa.array([len(v) for v in values], pa.int32())
+        columns[f"{side}_token_logprobs"] = pa.array([v.tolist() for v in values], pa.list_(pa.float32()))
+    return pa.table(columns)
