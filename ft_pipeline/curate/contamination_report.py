@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.curate.artifact import CONTAMINATION_COLUMNS
 from ft_pipeline.errors import DataError
 
 MAX_ROW_IDS = 5
@@ -42,6 +43,11 @@ def report(findings: Iterable[tuple[str, Mapping[str, Any]]], trained: Container
         if before is None or before["bench_cov"] < evidence["bench_cov"]:
             rows[row_id] = evidence
     return [_item(key, rows, trained) for key, rows in sorted(by_item.items(), key=lambda pair: pair[0])]
+
+
+def columns(items: Sequence[ItemReport]) -> dict[str, list[Any]]:
+    """The report by column, as it is written."""
+    return {name: [getattr(item, name) for item in items] for name in CONTAMINATION_COLUMNS}
 
 
 def contamination_error(items: Sequence[ItemReport], *, num_rows: int) -> DataError:

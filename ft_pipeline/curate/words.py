@@ -17,6 +17,9 @@ import numpy as np
 PIECE_CHARACTERS = 1 << 18
 """Worked on at once: 2 MiB of character hashes, which a core's cache holds. A longer text is a piece of its own."""
 CHARACTER_BASE, WORD_BASE = 0x9E6C63D0876A9A47, 0xD6E8FEB86659FD93
+LONGEST_WORD = 1 << 16
+"""Characters; those behind do not count."""
+CACHED_POWERS = 1 << 20
 CODE_POINTS = 0x40000
 """No letters above."""
 ALONE = (
@@ -137,13 +140,10 @@ def _words(positions: Sequence[int], texts: Sequence[str], *, ascii_only: bool) 
     else:
         characters = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
         all_kinds, hashes = _tables()
-        characters = np.where(characters < CODE_POINTS, characters, 0)
+        if characters.max() >= CODE_POINTS:
+            characters = np.where(characters < CODE_POINTS, characters, 0)
         starts, ends = _runs_with_lone(all_kinds[characters])
-    values = hashes[characters]
-    values *= _powers(CHARACTER_BASE, len(values))[: len(values)]
-    np.cumsum(values, out=values)
-    found = values[ends - 1] - values[starts - 1]
-    found *= _powers(CHARACTER_BASE, len(values), inverse=True)[starts]
+    found = _word_hashes(characters, starts, np.minimum(ends, starts + LONGEST_WORD), hashes=hashes)
     _mix(found)
     found *= _powers(WORD_BASE, len(found) + 1)[: len(found)]
     sums = np.zeros(len(found) + 1, np.uint64)
@@ -152,6 +152,24 @@ def _words(positions: Sequence[int], texts: Sequence[str], *, ascii_only: bool) 
     offsets = np.cumsum(lengths) - lengths + 1
     first = np.append(np.searchsorted(starts, offsets), len(starts))
     return Words(np.asarray(positions, np.int64), texts, offsets, first, starts, ends, sums, characters)
+
+
+def _word_hashes(characters: Array, starts: Array, ends: Array, *, hashes: Array) -> Array:
+    """uint64 [W]: the polynomial over each word's characters; the working arrays span no more than a piece."""
+    found = np.empty(len(starts), np.uint64)
+    done = 0
+    while done < len(starts):
+        before = starts[done] - 1
+        upto = int(np.searchsorted(ends, before + PIECE_CHARACTERS + LONGEST_WORD, side="right"))
+        values = hashes[characters[before : ends[upto - 1]]]
+        values *= _powers(CHARACTER_BASE, len(values))[: len(values)]
+        np.cumsum(values, out=values)
+        here = starts[done:upto] - before
+        found[done:upto] = values[ends[done:upto] - before - 1]
+        found[done:upto] -= values[here - 1]
+        found[done:upto] *= _powers(CHARACTER_BASE, len(values), inverse=True)[here]
+        done = upto
+    return found
 
 
 def _runs(kinds: Array) -> tuple[Array, Array]:
@@ -180,10 +198,12 @@ def _mix(values: Array) -> None:
 
 def _powers(base: int, num: int, *, inverse: bool = False) -> Array:
     """uint64 of at least `num` powers of an odd base modulo 2^64, from power 0."""
-    return _power_table(pow(base, -1, 1 << 64) if inverse else base, max(1 << (num - 1).bit_length(), PIECE_CHARACTERS))
+    size = max(1 << (num - 1).bit_length(), 2 * PIECE_CHARACTERS)
+    made = _power_table if size <= CACHED_POWERS else _power_table.__wrapped__
+    return made(pow(base, -1, 1 << 64) if inverse else base, size)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache
 def _power_table(base: int, num: int) -> Array:
     values = np.full(num, base, np.uint64)
     values[0] = 1
