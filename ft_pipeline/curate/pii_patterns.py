@@ -23,8 +23,10 @@ DIGITS_HINT = r"[0-9](?:[ ()./\-\u00a0\u2010\u2011]*[0-9]){4}"
 """Five digits with nothing but gaps between: in all of phone, IPv4, card, IBAN and SSN. One search instead of five."""
 LETTER = "A-Za-z0-9\u00c0-\u024f"
 FILE_ENDINGS = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "html"})
-RESERVED_DOMAIN = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)$", re.I)
-"""RFC 2606 and 6761."""
+RESERVED_DOMAIN = re.compile(
+    r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local|(?:your|my)[a-z-]+\.[a-z]+)$", re.I
+)
+"""RFC 2606 and 6761, and yourdomain.com."""
 VERSION_BEFORE = re.compile(r"(?:\bv|version|\bver\.?|release|build|firmware|section|chapter|[=~^<>])[ :]*$", re.I)
 PLACEHOLDER = re.compile(r"your|example|change.?me|placeholder|dummy|redacted|insert|[<>{}\[\]$]|\*\*|xxx|\.\.\.", re.I)
 PLAIN_WORDS = frozenset({"password", "passwd", "pass", "pwd", "secret", "token"})
@@ -63,21 +65,21 @@ def _masked_email(text: str) -> str:
 
 
 def _is_email(match: re.Match[str]) -> bool:
-    name, _, domain = match[0].rpartition("@")
+    name, _, domain = match["found"].rpartition("@")
     return not (name == "git" or RESERVED_DOMAIN.search(domain) or domain.rpartition(".")[2].lower() in FILE_ENDINGS)
 
 
 def _is_north_american(match: re.Match[str]) -> bool:
-    """Area and exchange start with 2 to 9; area 555 does not exist, 555-01xx is for films."""
-    area, exchange, line = match["area"] or match["area2"], match["exchange"], match["line"]
-    return area != "555" and not (exchange == "555" and line.startswith("01"))
+    """Three, three and four digits are a number even where nobody has it (123-456-7890); 555-01xx is for films."""
+    return not (match["exchange"] == "555" and match["line"].startswith("01"))
 
 
 def _is_phone(match: re.Match[str]) -> bool:
     """9 to 15 digits (E.164) behind a plus, 7 to 15 behind a word that announces a number, and not the film range."""
     digits = "".join(c for c in match["found"] if c.isdigit())
     fewest = 9 if match["found"].startswith("+") else 7
-    return fewest <= len(digits) <= 15 and not re.search(r"55501\d\d$", digits) and len(set(digits)) > 1
+    most = 15 if digits != match["found"].lstrip("+") else 13  # without a gap a longer one is a sum
+    return fewest <= len(digits) <= most and not re.search(r"55501\d\d$", digits) and len(set(digits)) > 1
 
 
 def _is_ipv4(match: re.Match[str]) -> bool:
@@ -178,7 +180,7 @@ RULES = (
     Rule(
         kind="email", name="email", hint=r"@\w", mask=_masked_email, holds=_is_email,
         pattern=re.compile(
-            rf"(?<![{LETTER}._%+-])[{LETTER}][{LETTER}._%+-]*(?<![.])@(?:[{LETTER}][{LETTER}-]*\.)+[A-Za-z]{{2,24}}(?![{LETTER}_(])"
+            rf"(?<![{LETTER}._%+-])[._%+-]*(?P<found>[{LETTER}][{LETTER}._%+-]*(?<![.])@(?:[{LETTER}][{LETTER}-]*\.)+[A-Za-z]{{2,24}})(?![{LETTER}_(])"
         ),
     ),
     Rule(
@@ -205,11 +207,11 @@ RULES = (
         pattern=re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?<![^:]:)(?!\w|:[\w:])"),
     ),
     Rule(
-        kind="phone", name="north_american", hint="[2-9][0-9]{2}[)]?[ .\u00a0\u2010\u2011-]{0,2}[2-9][0-9]{2}", has_digits=True,
+        kind="phone", name="north_american", hint="[0-9]{3}[)]?[ .\u00a0\u2010\u2011-]{0,2}[0-9]{3}", has_digits=True,
         holds=_is_north_american, mask=_tail(2),
         pattern=re.compile(
-            rf"(?<![\w.+-])(?:1{GAP})?(?:\((?P<area>[2-9][0-9]{{2}})\){GAP}?|(?P<area2>[2-9][0-9]{{2}})(?P<gap>[.\-\u2010\u2011]))"
-            rf"(?P<exchange>[2-9][0-9]{{2}})(?(gap)(?P=gap)|{GAP})(?P<line>[0-9]{{4}})(?!\w|[.-][0-9])"
+            rf"(?<![\w.+-])(?:1{GAP})?(?:\([0-9]{{3}}\){GAP}?|[0-9]{{3}}(?P<gap>[.\-\u2010\u2011]))"
+            rf"(?P<exchange>[0-9]{{3}})(?(gap)(?P=gap)|{GAP})(?P<line>[0-9]{{4}})(?!\w|[.-][0-9])"
         ),
     ),
     Rule(

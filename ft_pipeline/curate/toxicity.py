@@ -2,7 +2,7 @@
 
 A list finds words, not meaning: it says "toxic" of a medical text and nothing of a polite threat. So a share of rows stops a run,
 and a single row is only noted by default. A hit inside a word ("Scunthorpe") never counts: as substrings, the 403 words of LDNOOBW
-are in 24% of real rows, as words in 0.2%.
+are in 19% of 22,683 real rows, as words in 1.4%. 10 us a row of 480 characters.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ft_pipeline.recipe import Toxicity
 
 ACTIONS: Mapping[str, Action] = {"flag": "note", "reject": "drop"}
 WORDLY = re.compile(r"\w")
+PARTS = re.compile(r"\w+")
 EDGES = (r"(?:^|[^\p{L}\p{N}_])", r"(?:$|[^\p{L}\p{N}_])")
 r"""For polars. Not \b: its regex engine leaves the fast automaton for that as soon as a text is not ASCII."""
 HINT_WORDS = 400
@@ -56,18 +57,20 @@ class Words:
         return [_hint(self.words[i : i + HINT_WORDS]) for i in range(0, len(self.words), HINT_WORDS)]
 
     @cached_property
-    def needles(self) -> list[str]:
-        """The longest part of each word: what must be in a text for the whole to be."""
-        return [max(word.split(), key=len) for word in self.words]
+    def by_part(self) -> dict[str, list[int]]:
+        """Longest run of letters of a word -> places of the words that have it; a text without that run has none of them."""
+        places: dict[str, list[int]] = {}
+        for place, word in enumerate(self.words):
+            places.setdefault(max(PARTS.findall(word), key=len, default=""), []).append(place)
+        return places
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where words of the list are, in order, none over another."""
-        lower = text.lower()
+        parts = {"", *PARTS.findall(text.lower())} & self.by_part.keys()
         found: list[tuple[int, int]] = []
-        for word, needle in zip(self.words, self.needles, strict=True):
-            if needle in lower:
-                spans = (match.span() for match in _pattern(word).finditer(text))
-                found += [s for s in spans if all(s[1] <= other[0] or s[0] >= other[1] for other in found)]
+        for place in sorted(place for part in parts for place in self.by_part[part]):
+            spans = [match.span() for match in _pattern(self.words[place]).finditer(text)]
+            found += [s for s in spans if all(s[1] <= other[0] or s[0] >= other[1] for other in found)]
         return sorted(found)
 
     def masked(self, text: str) -> str:
