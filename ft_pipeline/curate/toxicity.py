@@ -61,7 +61,8 @@ class Words:
         """Longest run of letters of a word -> places of the words that have it; a text without that run has none of them."""
         places: dict[str, list[int]] = {}
         for place, word in enumerate(self.words):
-            places.setdefault(max(PARTS.findall(word), key=len, default=""), []).append(place)
+            longest: str = max(PARTS.findall(word) or [""], key=len)
+            places.setdefault(longest, []).append(place)
         return places
 
     def spans(self, text: str) -> list[tuple[int, int]]:
