@@ -78,14 +78,13 @@ def fitted(row: Encoded, shape: str, section: Encode) -> Fitted:
         return _dropped("overlong", facts)
     if tokens > limit and section.overlong == "split" and shape == "chat":
         return _dropped("overlong_conversation", {**facts, "cure": "overlong: truncate"})
-    whole = section.overlong == "split" and tokens > limit
-    pieces = tuple(_split(row, limit)) if whole else (_part(row, 0, limit),)
+    if tokens <= limit:
+        return Fitted(pieces=((row.ids, row.spans),)) if row.spans else _dropped("no_trained_token", facts)
+    pieces = _split(row, limit) if section.overlong == "split" else [_part(row, 0, limit)]
     trained = tuple(piece for piece in pieces if piece[1])
     if not trained:
         return _dropped("no_trained_token", facts)
-    if tokens <= limit:
-        return Fitted(pieces=trained)
-    if not whole:
+    if section.overlong == "truncate":
         return Fitted(pieces=trained, note=("changed", Rejected(reason="truncated", evidence=facts)))
     facts |= {"pieces": len(trained), "untrained_pieces_left_out": len(pieces) - len(trained)}
     return Fitted(pieces=trained, note=("changed", Rejected(reason="split", evidence=facts)))

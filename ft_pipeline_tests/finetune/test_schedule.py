@@ -33,6 +33,35 @@ def test_all_ranks_together_do_the_same_micro_batches_at_any_world_size(step, pe
     assert together == list(mine(step, per_step))
 
 
+@given(
+    st.tuples(st.integers(1, 120), st.integers(1, 6)).filter(lambda s: s[0] >= s[1]),
+    st.lists(st.tuples(st.integers(1, 40), st.sampled_from([1, 2, 3, 4])), min_size=1, max_size=6),
+    st.integers(0, 3),
+)
+def test_each_window_comes_once_an_epoch_whenever_a_run_stops_and_however_many_ranks_go_on(shape, attempts, seed):
+    """The only state is the number of finished steps: each attempt begins there, with another world size."""
+    (rows, size), per_step, step = shape, 12, 0
+    seen: dict[int, list[int]] = {}
+    for steps, world in attempts:
+        for _ in range(steps):
+            for rank in range(world):
+                for micro in mine(step, per_step, (rank, world)):
+                    seen.setdefault(micro // (rows // size), []).extend(rows_of(micro, shape, seed).tolist())
+            step += 1
+    whole = step * per_step // (rows // size)
+    assert sorted(seen) == list(range(len(seen)))
+    for epoch, found in seen.items():
+        assert len(set(found)) == len(found)
+        assert epoch >= whole or len(found) == rows // size * size
+
+
+@given(SIZES, st.integers(0, 400), st.integers(0, 3))
+def test_a_seek_goes_where_reading_on_would_have_come(shape, micro, seed):
+    read = [rows_of(m, shape, seed).tolist() for m in range(micro + 1)]
+    order.cache_clear()
+    assert rows_of(micro, shape, seed).tolist() == read[-1]
+
+
 def test_neighbouring_epochs_are_not_the_same_stream_shifted():
     first, second = order(0, 0, 1000), order(0, 1, 1000)
     assert max((first[k:] == second[: 1000 - k]).mean() for k in range(8)) < 0.05
