@@ -10,6 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 COLUMNS = 118
+DPI, LETTER_PIXELS, LETTER_SHARE = 110, 7, 0.602
+"""A letter is so wide, and so wide as a share of its size (DejaVu Sans Mono): pieces of a line are placed by counting letters."""
 HEAD_LINES, TAIL_LINES = 10, 6
 BREAK = "\u21b5"
 STYLES: dict[str, dict[str, Any]] = {
@@ -42,15 +44,23 @@ def samples_picture(samples: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     lines = [line for sample in samples for line in _sample_lines(sample)]
-    figure = Figure(figsize=(9, 0.16 * len(lines) + 0.2), dpi=110)
+    figure = Figure(figsize=(COLUMNS * LETTER_PIXELS / DPI / 0.98, 0.16 * len(lines) + 0.2), dpi=DPI)
     axes = figure.add_axes((0.01, 0, 0.98, 1))
     axes.set(xlim=(0, COLUMNS), ylim=(len(lines) + 0.5, -0.5))
     axes.axis("off")
+    points = LETTER_PIXELS / LETTER_SHARE * 72 / DPI
     for height, line in enumerate(lines):
         column = 0
         for text, style in line:
             axes.text(
-                column, height, text, family="monospace", size=7.5, va="center", parse_math=False, **STYLES[style]
+                column,
+                height,
+                text,
+                family="monospace",
+                size=points,
+                va="center",
+                parse_math=False,
+                **STYLES[style],
             )
             column += len(text)
     return f"![trained tokens in green]({_png(figure)})"
