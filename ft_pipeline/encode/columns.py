@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class ColumnsDigest:
     """SHA-256 over the columns of a table that comes in parts: names, lengths of strings and lists, values.
 
-    The same however the rows are cut into parts and whatever library version wrote them. Knows strings, integers and lists of them.
+    The same however the rows are cut into parts and whatever library version wrote them. Knows strings, numbers and lists of them.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,8 @@ class ColumnsDigest:
             self._update(f"{name}/lengths", np.diff(array.offsets.to_numpy()).astype("<i8"))
             self._column(f"{name}/items", array.flatten())
         else:
-            self._update(name, array.to_numpy(zero_copy_only=False).astype("<i8"))
+            values = array.to_numpy(zero_copy_only=False)
+            self._update(name, values.astype(values.dtype.newbyteorder("<"), copy=False))
 
     def _update(self, name: str, data: Any) -> None:
         self._streams.setdefault(name, hashlib.sha256()).update(memoryview(data).cast("B"))
