@@ -64,15 +64,7 @@ def shards_spec(encode: Encode, *, curated: Ref, base_digests: dict[str, str]) -
             "chat_template": base_digests["chat_template"],
         },
         parents={"curated": curated},
-        code=code_digest(
-            here / "template.py",
-            here / "chat.py",
-            here / "messages.py",
-            here / "spans.py",
-            here / "pack.py",
-            here / "shards.py",
-            here / "main.py",
-        ),
+        code=code_digest(*(here / f"{name}.py" for name in CODE)),
     )
 
 
