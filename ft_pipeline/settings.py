@@ -43,6 +43,10 @@ class Settings:
     """FT_SERVE_PORT: port of the local OpenAI-compatible server. Default: 8321."""
     threads: int
     """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
+    team_member: int
+    """FT_TEAM_MEMBER, or JOB_COMPLETION_INDEX of an Indexed Job: which member of a team this process is, from 0. Default: 0."""
+    team_size: int
+    """FT_TEAM_SIZE: how many processes curate together. Default: 1."""
     actor: str
     """FT_ACTOR: who promotes. Default: the login name."""
 
@@ -70,6 +74,8 @@ def load() -> Settings:
         signing_key=Path(env.get("FT_SIGNING_KEY") or home / "keys" / "signing.pem"),
         serve_port=_whole_number("FT_SERVE_PORT", 8321),
         threads=_whole_number("FT_THREADS", 2),
+        team_member=_whole_number("FT_TEAM_MEMBER", int(env.get("JOB_COMPLETION_INDEX") or 0), least=0),
+        team_size=_whole_number("FT_TEAM_SIZE", 1),
         actor=env.get("FT_ACTOR") or getpass.getuser(),
     )
 
@@ -95,10 +101,10 @@ def child_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def _whole_number(name: str, default: int) -> int:
+def _whole_number(name: str, default: int, *, least: int = 1) -> int:
     said = os.environ.get(name) or str(default)
-    if not said.isdecimal() or int(said) < 1:
-        raise UserError(f"{name} is {said!r}", cure=f"set it to a whole number above 0, or unset it: {default}")
+    if not said.isdecimal() or int(said) < least:
+        raise UserError(f"{name} is {said!r}", cure=f"set it to a whole number from {least}, or unset it: {default}")
     return int(said)
 
 

@@ -35,14 +35,14 @@ def ours(rows: list[tuple[str, str]], folder: Path, processes: int) -> tuple[int
     """Exact and near duplicates dropped."""
     from ft_pipeline.curate.deduplicate import find_duplicates
     from ft_pipeline.curate.examined import Examined
-    from ft_pipeline.workers.pool import mapped
+    from ft_pipeline.workers.pool import Pool, mapped
 
     tasks = ((str(folder), start, rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS))
     started = time.perf_counter()
     folders = list(mapped(sign, tasks, processes=processes))
     told("signed", started)
     table = Examined(folders)
-    found = find_duplicates(table, "prompt_and_response", 0.9, processes=processes, listener=_listener(started))
+    found = find_duplicates(table, "prompt_and_response", 0.9, workforce=Pool(processes), listener=_listener(started))
     return int((found.exact >= 0).sum()), int((found.near >= 0).sum())
 
 

@@ -10,6 +10,7 @@ from ft_pipeline.curate.splits import leaks
 from ft_pipeline.partitions import CURATED_DATASET, PINNED_BASE, RAW_DATASET, recipes
 from ft_pipeline.resources import House
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.workers.pool import Pool
 
 ROWS_KEPT = dg.AssetCheckSpec(
     name="rows_kept", asset=CURATED_DATASET, blocking=True, description="Rows are left to train on."
@@ -41,7 +42,7 @@ def curated_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         **opened,
     )
     artifact = consolidate.curate(
-        curation, store=house.store, processes=house.placement.threads, listener=house.listener
+        curation, store=house.store, workforce=Pool(house.placement.threads), listener=house.listener
     )
     house.catalog.set_head(key, "curated_dataset", artifact, run_id=context.run.run_id)
     return dg.MaterializeResult(

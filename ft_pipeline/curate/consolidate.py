@@ -5,6 +5,7 @@ Three parts: each block of raw rows is examined by itself, in any process; rows 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from ft_pipeline.curate.blocks import Block, blocks
 from ft_pipeline.curate.croissant import write_croissant
 from ft_pipeline.curate.deduplicate import Duplicates, find_duplicates
 from ft_pipeline.curate.examine import Examination, Reading
-from ft_pipeline.curate.examined import Examined
+from ft_pipeline.curate.examined import Examined, tidy
 from ft_pipeline.curate.fate import IN_HOLDOUT, TRAIN, Fates, fates
+from ft_pipeline.curate.language import language_identity
 from ft_pipeline.curate.ledger import Rows
 from ft_pipeline.curate.own_holdout import in_holdout
 from ft_pipeline.curate.write import write_curated
@@ -28,11 +30,13 @@ from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.fingerprint import code_digest, sha256_json
 from ft_pipeline.store.manifest import Ref, Spec
 from ft_pipeline.workers.messages import Listener, ignore, log, progress
-from ft_pipeline.workers.pool import mapped
+from ft_pipeline.workers.pool import Pool, Workforce
 
-HERE = Path(__file__).parent
-UNHASHED = ("assets.py", "figures.py", "difference.py", "__init__.py", "main.py")
+ROOM = Path(__file__).parent
+HERE = Pool(1)
+UNHASHED = ("assets.py", "figures.py", "difference.py", "difference_rows.py", "__init__.py", "main.py")
 MIN_THRESHOLD = 0.5
+POLL_SECONDS = 0.5
 SMALL_BYTES = 16 << 20
 """Below so many bytes no further process is started: starting one takes longer than the work."""
 
@@ -68,6 +72,7 @@ class Curation:
             config={
                 **identity(self.config), "sources": sources, "mix": shares, "words_sha256": words,
                 "tokenizer_control_tokens": list(self.tokens),
+                "language_model": language_identity() if self.config.language.keep else None,
             },
             parents={"raw": self.raw, **{f"index:{name}": index.ref for name, index in self.indexes.items()}},
             code=code_version(),
@@ -86,13 +91,13 @@ class Curation:
 
 def code_version() -> str:
     """Digest of everything that decides what comes out: all of this room but the files that show it."""
-    return code_digest(*sorted(f for f in HERE.glob("*.py") if f.name not in UNHASHED))
+    return code_digest(*sorted(f for f in ROOM.glob("*.py") if f.name not in UNHASHED))
 
 
-def curate(curation: Curation, *, store: Store, processes: int = 1, listener: Listener = ignore) -> Artifact:
+def curate(curation: Curation, *, store: Store, workforce: Workforce = HERE, listener: Listener = ignore) -> Artifact:
     """The curated dataset of a raw one.
 
-    A killed run goes on behind the blocks that it finished; the outcome is the same for any number of processes. Raises DataError
+    A killed run goes on behind the blocks that it finished; the outcome is the same for any workforce. Raises DataError
     when too many rows are rejected or none is left, RecipeError for a threshold out of range.
     """
     _refuse_threshold(curation.config.near_duplicates.threshold)
@@ -101,22 +106,24 @@ def curate(curation: Curation, *, store: Store, processes: int = 1, listener: Li
         log(listener, f"curated rows unchanged: {found.ref.digest[:12]} is reused")
         return found
     sources = sources_of(store, curation.raw)
-    if sum(_num_bytes(one) for one in sources) < SMALL_BYTES:
-        processes = 1
-    examination = curation.examination(store.work / "curate", spec)
-    rows = _examined(sources, examination, processes=processes, listener=listener)
+    if isinstance(workforce, Pool) and sum(_num_bytes(one) for one in sources) < SMALL_BYTES:
+        workforce = workforce.alone()
+    examination = curation.examination(_cache(store), spec)
+    rows = _examined(sources, examination, workforce=workforce, listener=listener)
     limits.refuse(rows, curation.config)
     near = curation.config.near_duplicates
-    duplicates = find_duplicates(rows.table, near.policy, near.threshold, processes=processes, listener=listener)
+    duplicates = find_duplicates(rows.table, near.policy, near.threshold, workforce=workforce, listener=listener)
     _warn(duplicates, near.policy, listener)
     decided = fates(rows.table, duplicates, curation.config.splits, mix=curation.mix, sources=rows.sources)
     contamination = curation.config.contamination
-    held = in_holdout(rows.table, decided, contamination, processes=processes, listener=listener)
+    held = in_holdout(rows.table, decided, contamination, workforce=workforce, listener=listener)
     limits.refuse_held(held, rows, contamination)
     rows = replace(rows, holdout=held)
     if contamination.holdout == "remove":
         decided.fate[list(held)] = IN_HOLDOUT
     _refuse_untrainable(decided)
+    if not workforce.leads:
+        return _awaited(store, spec)
     return _published(store, spec, rows, curation=curation, found=(decided, duplicates), listener=listener)
 
 
@@ -124,6 +131,11 @@ def curation_of(recipe: Recipe, *, raw: Ref, base: Ref | None, store: Store, **o
     """The curation of a recipe. `opened`: its word list and benchmark indexes, if it names some."""
     tokens = control_tokens(store, base) if base else ()
     return Curation(config=recipe.curate, raw=raw, tokens=tokens, dataset=recipe.dataset, mix=recipe.mix, **opened)
+
+
+def _cache(store: Store) -> Path:
+    """Where outcomes of blocks are kept, by content."""
+    return store.work / "curate"
 
 
 def _refuse_threshold(threshold: float) -> None:
@@ -142,7 +154,9 @@ def _sha256(source: SourceRows) -> dict[str, str]:
     return {name: source.artifact.manifest.files[FILES + name].sha256 for name in source.files}
 
 
-def _examined(sources: Sequence[SourceRows], examination: Examination, *, processes: int, listener: Listener) -> Rows:
+def _examined(
+    sources: Sequence[SourceRows], examination: Examination, *, workforce: Workforce, listener: Listener
+) -> Rows:
     """Every block examined, those of an earlier run found again."""
     total, done = sum(_num_bytes(one) for one in sources), 0
 
@@ -159,7 +173,8 @@ def _examined(sources: Sequence[SourceRows], examination: Examination, *, proces
                 yield block
 
     folders = []
-    work = mapped(examine.examine, cut(), processes=processes, initializer=examine.begin, initargs=(examination,))
+    begin = {"initializer": examine.begin, "initargs": (examination,)}
+    work = workforce.map(examine.examine, cut(), stage="examine", **begin)
     for folder in work:
         folders.append(folder)
         progress(listener, "curate: examine rows", done, total=total, unit="B", blocks=len(folders))
@@ -189,6 +204,13 @@ def _refuse_untrainable(decided: Fates) -> None:
         )
 
 
+def _awaited(store: Store, spec: Spec) -> Artifact:
+    """What the leading member of the team publishes from the same rows."""
+    while (found := store.find(spec)) is None:
+        time.sleep(POLL_SECONDS)
+    return found
+
+
 def _published(
     store: Store, spec: Spec, rows: Rows, *, curation: Curation, found: tuple[Fates, Duplicates], listener: Listener
 ) -> Artifact:
@@ -200,6 +222,7 @@ def _published(
             listener=listener,
         )  # fmt: skip
         write_croissant(draft, " AND ".join(sorted(licences)))
+    tidy(_cache(store))
     if draft.artifact is None:
         raise RuntimeError("published without an artifact")
     return draft.artifact

@@ -19,7 +19,7 @@ from ft_pipeline.curate.edges import CONFLICT, DUPLICATE, VARIANT, Edges, compon
 from ft_pipeline.curate.examined import Examined
 from ft_pipeline.curate.pairs import BandTask, PairTask, Similar
 from ft_pipeline.workers.messages import Listener, ignore, progress
-from ft_pipeline.workers.pool import mapped
+from ft_pipeline.workers.pool import Pool, Workforce
 
 Policy = Literal["prompt_and_response", "whole_example", "off"]
 PREFILTER_SLACK = 0.1
@@ -29,6 +29,7 @@ MAX_ANSWERS = 16
 FEW_PAIRS = 1 << 15
 """Below so many pairs no further process is started: starting one takes a second."""
 TASK_PAIRS = 1 << 13
+HERE = Pool(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,7 @@ class Duplicates:
 
 
 def find_duplicates(
-    table: Examined, policy: Policy, threshold: float, *, processes: int = 1, listener: Listener = ignore
+    table: Examined, policy: Policy, threshold: float, *, workforce: Workforce = HERE, listener: Listener = ignore
 ) -> Duplicates:
     """Exact duplicates, near duplicates by policy, and clusters, of the rows that no filter drops.
 
@@ -59,7 +60,7 @@ def find_duplicates(
     """
     ranked = _ranked(table)
     exact, rows = _exact(table, ranked)
-    search = _Search(table, rows, policy=policy, threshold=threshold, work=(processes, listener))
+    search = _Search(table, rows, policy=policy, threshold=threshold, work=(workforce, listener))
     return search.conclusion(exact)
 
 
@@ -96,7 +97,7 @@ class _Search:
 
     def __init__(self, table: Examined, rows: np.ndarray, **options: Any) -> None:
         self.policy, self.threshold = options["policy"], options["threshold"]
-        self.processes, self.listener = options["work"]
+        self.workforce, self.listener = options["work"]
         self.table, self.rows = table, rows
         self.frame, self.has_prompt = (table.column(name)[rows] for name in ("frame", "has_prompt"))
         self.first_asking = _first_of_equal(table.column("asked")[rows])
@@ -152,10 +153,9 @@ class _Search:
         self, function: Any, tasks: Sequence[Any], *, task: str, rows: dict[str, np.ndarray], unit: str, many: bool
     ) -> list[Any]:
         found = []
-        work = mapped(
-            function, tasks, processes=self.processes if many else 1, initializer=pairs.begin,
-            initargs=(self.table.folders, rows) if many and self.processes > 1 else (self.table, rows),
-        )  # fmt: skip
+        workforce = self.workforce if many else self.workforce.alone()
+        table = self.table if workforce.is_here else self.table.folders
+        work = workforce.map(function, tasks, stage=task, initializer=pairs.begin, initargs=(table, rows))
         for made in work:
             found.append(made)
             progress(self.listener, f"curate: {task}", len(found), total=len(tasks), unit=unit)

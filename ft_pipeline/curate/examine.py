@@ -86,6 +86,7 @@ class Examiner:
         """The folder with the outcome of a block; made now, or found from before."""
         place = self.examination.place(block)
         if BlockFiles(place).are_whole:
+            place.touch()
             return place
         found = self._sorted(block)
         filtered = self.filters.over(batch_of(found.shapes, found.contents))
@@ -94,7 +95,7 @@ class Examiner:
         columns = {
             "shape": found.shapes,
             "content": [as_json(content) for content in contents],
-            "excerpt": found.excerpts,
+            "excerpt": self._excerpts(found.excerpts, filtered.flags),
             **_texts(compared),
         }
         numbers = {
@@ -125,21 +126,33 @@ class Examiner:
         if raw.value is not None:
             normal = normalize(raw.value, reading.layout, self.mappings[source])
         if isinstance(normal, Rejection):
-            found.entries.append(_entry(raw, ordinal, ("dropped", "normalize", normal)))
+            found.entries.append(self._entry(raw, ordinal, ("dropped", "normalize", normal)))
             return
         found.layouts[normal.layout] += 1
         content, broken = normal.content, ()
         if self.examination.config.control_tokens == "escape":
             content, broken = escape(content, self.control)
         if reason := reason_to_reject(normal.shape, content, self.control):
-            found.entries.append(_entry(raw, ordinal, ("dropped", "validate", reason)))
+            found.entries.append(self._entry(raw, ordinal, ("dropped", "validate", reason)))
             return
-        found.entries += [_entry(raw, ordinal, ("changed", "normalize", change)) for change in normal.changes]
-        found.entries += [_entry(raw, ordinal, ("changed", "validate", change)) for change in broken]
+        found.entries += [self._entry(raw, ordinal, ("changed", "normalize", change)) for change in normal.changes]
+        found.entries += [self._entry(raw, ordinal, ("changed", "validate", change)) for change in broken]
         found.ordinals.append(ordinal)
         found.shapes.append(normal.shape)
         found.contents.append(content)
         found.excerpts.append(raw.excerpt)
+
+    def _entry(self, raw: RawRow, ordinal: int, what: tuple[str, str, Rejection]) -> dict[str, Any]:
+        """A line of the ledger. What the filters look for must not stand in it, though the row never reached them."""
+        action, stage, rejection = what
+        return {
+            "ordinal": ordinal, "action": action, "stage": stage, "reason": str(rejection.reason),
+            "evidence": self.filters.masked(rejection.evidence()), "excerpt": self.filters.masked(raw.excerpt),
+        }  # fmt: skip
+
+    def _excerpts(self, excerpts: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+        told = {flag.row for flag in flags if flag.filter in ("pii", "toxicity")}
+        return [self.filters.masked(text) if row in told else text for row, text in enumerate(excerpts)]
 
     def _signed(self, columns: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         prompts, responses = columns["prompt"], columns["response"]
@@ -169,18 +182,6 @@ def examiner(examination: Examination) -> Examiner:
     filters = open_filters(examination.config, words=examination.words, indexes=examination.indexes)
     mappings = {name: open_mapping(reading.mapping) for name, reading in examination.sources.items()}
     return Examiner(examination, filters, ControlTokens(examination.control_tokens), mappings)
-
-
-def _entry(raw: RawRow, ordinal: int, what: tuple[str, str, Rejection]) -> dict[str, Any]:
-    action, stage, rejection = what
-    return {
-        "ordinal": ordinal,
-        "action": action,
-        "stage": stage,
-        "reason": str(rejection.reason),
-        "evidence": rejection.evidence(),
-        "excerpt": raw.excerpt,
-    }
 
 
 def _told(flag: Flag, ordinals: Sequence[int]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ NUMBERS = "numbers.npz"
 ENTRIES = "entries.json"
 FLAGS = "flags.json"
 COUNTS = "counts.json"
+KEPT_SECONDS = 7 * 24 * 3600
 MAPPED = ("whole_signatures", "whole_bands", "prompt_signatures", "prompt_bands")
 """Arrays in files of their own: they are read in parts."""
 
@@ -96,6 +98,14 @@ class BlockFiles:
     def told(self, name: str) -> Any:
         """`entries.json`, `flags.json` or `counts.json`."""
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+
+def tidy(folder: Path) -> None:
+    """Removes outcomes that no run used for a week: after that, to examine a block again is cheaper than to keep it."""
+    until = time.time() - KEPT_SECONDS
+    for place in folder.glob("*/*"):
+        if place.stat().st_mtime < until:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 class Examined:

@@ -11,7 +11,7 @@ from ft_pipeline.curate.comparison import written
 from ft_pipeline.curate.contamination import open_contamination
 from ft_pipeline.curate.flags import Batch, Flag
 from ft_pipeline.curate.language import language, open_language
-from ft_pipeline.curate.pii import pii
+from ft_pipeline.curate.pii import pii, redact
 from ft_pipeline.curate.quality import quality
 from ft_pipeline.curate.toxicity import open_toxicity, toxicity
 from ft_pipeline.recipe import Curate
@@ -51,6 +51,11 @@ class Filters:
         if self.contamination:
             flags += self.contamination.flags(batch)
         return Filtered(batch=batch, flags=flags, scores=scores)
+
+    def masked(self, text: str) -> str:
+        """A text for the ledger: without the personal data and the words that the filters look for."""
+        text = text if self.config.pii.policy == "off" else redact(text)
+        return self.toxicity.masked(text) if self.toxicity else text
 
 
 def open_filters(config: Curate, *, words: Path | None, indexes: Sequence[Path]) -> Filters:

@@ -18,7 +18,7 @@ from ft_pipeline.curate.examined import Examined
 from ft_pipeline.curate.fate import HOLDOUT, TRAIN, Fates
 from ft_pipeline.recipe import Contamination
 from ft_pipeline.workers.messages import Listener, ignore, progress
-from ft_pipeline.workers.pool import mapped
+from ft_pipeline.workers.pool import Workforce
 
 FEW_ROWS = 1 << 16
 """Below so many rows no further process is started."""
@@ -26,7 +26,7 @@ Found = dict[int, dict[str, Any]]
 
 
 def in_holdout(
-    table: Examined, fates: Fates, config: Contamination, *, processes: int = 1, listener: Listener = ignore
+    table: Examined, fates: Fates, config: Contamination, *, workforce: Workforce, listener: Listener = ignore
 ) -> Found:
     """Fit row of the train split -> what it shares with which row of the holdout, best covered first; empty when the policy is off."""
     held = fates.rows_of(HOLDOUT)
@@ -34,11 +34,10 @@ def in_holdout(
         return {}
     ids = table.row_ids(table.global_ordinal[held])
     index = holdout_index(_texts(table, held), ids)
-    many = processes > 1 and len(fates.fate) > FEW_ROWS
-    work = mapped(
-        _scanned, range(len(table.blocks)), processes=processes if many else 1, initializer=_begin,
-        initargs=(table.folders if many else table, index, (fates.fate == TRAIN, config)),
-    )  # fmt: skip
+    workforce = workforce if len(fates.fate) > FEW_ROWS else workforce.alone()
+    place = table if workforce.is_here else table.folders
+    begin = {"initializer": _begin, "initargs": (place, index, (fates.fate == TRAIN, config))}
+    work = workforce.map(_scanned, range(len(table.blocks)), stage="look for holdout rows", **begin)
     found: Found = {}
     for number, hits in enumerate(work, 1):
         found |= hits

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from ft_pipeline.errors import FtError
 from ft_pipeline.workers.child import die_with_parent
@@ -58,6 +59,61 @@ def mapped(
         ) from error
     finally:
         _end(pool)
+
+
+class Workforce(Protocol):
+    """Who does the tasks of a stage: processes of this machine, or a team of machines that share a folder."""
+
+    @property
+    def is_here(self) -> bool:
+        """True when tasks run in this process: then what they need does not have to travel."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """True for the one that writes the outcome."""
+        ...
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        stage: str,
+        initializer: Callable[..., None] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> Iterator[Result]:
+        """`function(item)` of each item, in order. `stage` names the tasks: unique within a run."""
+        ...
+
+    def alone(self) -> Workforce:
+        """For a stage with too little work to share."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Processes of this machine, started for each stage."""
+
+    processes: int = 1
+
+    @property
+    def is_here(self) -> bool:
+        """True for one process."""
+        return self.processes <= 1
+
+    @property
+    def leads(self) -> bool:
+        """Always: there is no other."""
+        return True
+
+    def map(self, function: Any, items: Iterable[Any], *, stage: str, **begin: Any) -> Iterator[Any]:  # noqa: ARG002 - a team needs the name
+        """See `mapped`."""
+        return mapped(function, items, processes=self.processes, **begin)
+
+    def alone(self) -> Pool:
+        """This process."""
+        return Pool(1)
 
 
 def _in_order(pool: ProcessPoolExecutor, work: tuple[Callable[[Any], Any], Iterable[Any]], most: int) -> Iterator[Any]:

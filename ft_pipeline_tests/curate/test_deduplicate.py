@@ -14,6 +14,7 @@ from ft_pipeline.curate.comparison import comparable
 from ft_pipeline.curate.deduplicate import find_duplicates
 from ft_pipeline.curate.edges import RELATIONS
 from ft_pipeline.curate.signatures import jaccard, shingles
+from ft_pipeline.workers.pool import Pool
 from ft_pipeline_tests.compared import table_of
 
 WORDS = ["which", "module", "reads", "the", "zip", "archives", "and", "writes", "json", "over", "a", "socket", "in"]
@@ -29,9 +30,9 @@ def search(tmp_path):
     count = itertools.count()
 
     def find(rows, policy, threshold=0.9, **options):
-        processes = options.pop("processes", 1)
+        workforce = options.pop("workforce", Pool(1))
         table = table_of(rows, tmp_path / str(next(count)), threshold=threshold, **options)
-        return find_duplicates(table, policy, threshold, processes=processes)
+        return find_duplicates(table, policy, threshold, workforce=workforce)
 
     return find
 
@@ -237,7 +238,7 @@ def test_four_processes_find_what_one_finds(search, monkeypatch):
     monkeypatch.setattr("ft_pipeline.curate.deduplicate.TASK_PAIRS", 50)
     rows = [row for seed in range(4) for row in edited(seed, 100)]
     rows = [(n, row) for n, (_, row) in enumerate(rows)]
-    one, four = (search(rows, "prompt_and_response", processes=n, block_rows=33) for n in (1, 4))
+    one, four = (search(rows, "prompt_and_response", workforce=Pool(n), block_rows=33) for n in (1, 4))
     for name in ("exact", "near", "edge", "cluster"):
         assert np.array_equal(getattr(one, name), getattr(four, name)), name
     assert edges_of(rows, one) == edges_of(rows, four)
