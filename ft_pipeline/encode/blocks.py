@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,42 +40,58 @@ class Work:
     done: int = 0
     found: int = 0
     """Rows of blocks that were finished before."""
-    began: float = field(default_factory=time.monotonic)
+    first: tuple[float, int] | None = None
+    """When the first block came, and the rows done then: starting the processes is no part of the rate."""
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def told(self, rows: int) -> None:
-        """Some rows are finished: tells how fast it goes and how long it will take."""
+    def told(self, rows: int, *, found: bool = False) -> None:
+        """Some rows are finished, or were before (`found`): tells how fast it goes and how long it will take."""
         self.done += rows
-        rate = (self.done - self.found) / max(time.monotonic() - self.began, 1e-9)
+        self.found += rows if found else 0
+        now, made = time.monotonic(), self.done - self.found
+        began, before = self.first = self.first or (now, made)
+        rate = (made - before) / max(now - began, 1e-9)
         facts = {"rows/s": f"{rate:,.0f}", "left": _clock((self.total - self.done) / rate)} if rate else {}
         progress(self.listener, "encode", self.done, total=self.total, unit="row", **facts)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tools:
+    """What rows are encoded with."""
+
+    base: Path
+    """Folder of the base model."""
+    section: Encode
+    template: Callable[[], Template]
+    """Of this process; other processes load their own, and start while this one still loads."""
+
+
 def encoded_blocks(
-    curated: Artifact, folder: Path, tools: tuple[Template, Encode, Path], *, processes: int, listener: Listener
+    curated: Artifact, folder: Path, tools: Tools, *, processes: int, listener: Listener
 ) -> dict[str, list[Path]]:
-    """Split -> its finished blocks in order. `tools`: template, section, folder of the base model.
+    """Split -> its finished blocks in order, in a folder.
 
     Raises DataError as soon as so many rows have no loss mask that the dataset will be refused.
     """
-    template, section, base = tools
     work = Work(folder, sum(_num_rows(curated, split) for split in SPLITS), listener)
-    alone = processes <= 1 or work.total < SMALL_ROWS
-    opened = (use_tools, (template, section)) if alone else (open_tools, (base, section))
-    tasks = _tasks(curated, work)
-    results = mapped(
-        encode_block, tasks, processes=1 if alone else processes, initializer=opened[0], initargs=opened[1]
-    )
+    if processes <= 1 or work.total < SMALL_ROWS:
+        use_tools(tools.template(), tools.section)
+        results = map(encode_block, _tasks(curated, work))
+    else:
+        opened: dict[str, Any] = {"initializer": open_tools, "initargs": (tools.base, tools.section)}
+        results = mapped(encode_block, _tasks(curated, work), processes=processes, **opened)
     for path, rows in results:
         work.told(rows)
         work.reasons.update(read_block(path).facts["reasons"])
-        refuse_unmasked(work.reasons, work.blocks, (work.total, template))
+        refuse_unmasked(work.reasons, work.blocks, (work.total, tools.template))
     if work.found:
         log(listener, f"{work.found:,} of {work.total:,} rows were encoded before an interruption: kept")
     return work.blocks
 
 
-def refuse_unmasked(reasons: Mapping[str, int], blocks: Mapping[str, list[Path]], whole: tuple[int, Template]) -> None:
+def refuse_unmasked(
+    reasons: Mapping[str, int], blocks: Mapping[str, list[Path]], whole: tuple[int, Callable[[], Template]]
+) -> None:
     """Raises DataError with the first such row when more than 1% of the rows have no loss mask. `whole`: number of rows, template."""
     num_rows, template = whole
     unmasked = sum(reasons.get(reason, 0) for reason in UNMASKED)
@@ -83,7 +99,7 @@ def refuse_unmasked(reasons: Mapping[str, int], blocks: Mapping[str, list[Path]]
         return
     first = next(entry for entry in _entries(blocks) if entry["reason"] in UNMASKED)
     raise DataError(
-        f"the chat template gives no loss mask for {unmasked} rows (road {template.road}); first {first['row_id']}: "
+        f"the chat template gives no loss mask for {unmasked} rows (road {template().road}); first {first['row_id']}: "
         f"{first['reason']} {first['evidence']}",
         why="Training on the wrong tokens, or dropping every conversation of several turns, would not be seen in the loss.",
         cure="put {% generation %} ... {% endgeneration %} around the assistant's text in the base model's chat_template.jinja",
@@ -97,8 +113,7 @@ def _tasks(curated: Artifact, work: Work) -> Iterator[Task]:
             path = work.folder / f"{split}-{number:06d}.arrow"
             work.blocks[split].append(path)
             if path.is_file():
-                work.found += rows.num_rows
-                work.told(rows.num_rows)
+                work.told(rows.num_rows, found=True)
                 work.reasons.update(read_block(path).facts["reasons"])
             else:
                 yield Task(path=path, rows=rows)

@@ -10,12 +10,14 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from ft_pipeline.encode.artifact import SPLITS
-from ft_pipeline.encode.blocks import UNMASKED, encoded_blocks, refuse_unmasked
+from ft_pipeline.encode.blocks import UNMASKED, Tools, encoded_blocks, refuse_unmasked
 from ft_pipeline.encode.gather import Spilled, spilled
 from ft_pipeline.encode.publish import write_files
-from ft_pipeline.encode.template import Template, load_template, refuse_long_windows
+from ft_pipeline.encode.publish_examples import write_example_files
+from ft_pipeline.encode.rows import loaded
 from ft_pipeline.errors import DataError
 from ft_pipeline.recipe import Encode
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -33,45 +35,39 @@ EXAMPLE_SHAPES = frozenset({"preference", "kto", "rlvr"})
 def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     """Publishes the `packed_shards` of the job. Raises DataError when the template cannot be masked or no row is left."""
     curated, base = store.fetch(job.spec.parents["curated"]), store.fetch(Ref(**job.facts["base"]))
-    template = load_template(base.folder, loss=Encode(**job.section).loss)
-    if _shapes(curated) & EXAMPLE_SHAPES:
-        _publish_examples(job, store, (curated, template, mailbox))
-    else:
-        _publish_windows(job, store, (curated, base, template, mailbox))
+    section = Encode(**job.section)
+    with ThreadPoolExecutor(1) as loader:
+        # in a thread: the worker processes start meanwhile
+        template = loader.submit(loaded, base.folder, section)
+        tools = Tools(base=base.folder, section=section, template=template.result)
+        publish = _publish_examples if _shapes(curated) & EXAMPLE_SHAPES else _publish_windows
+        publish(job, store, (curated, tools, mailbox))
     shutil.rmtree(job.folder / BLOCKS, ignore_errors=True)
 
 
-def _publish_windows(job: Job, store: Store, parts: tuple[Artifact, Artifact, Template, Mailbox]) -> None:
-    curated, base, template, mailbox = parts
-    section = Encode(**job.section)
-    refuse_long_windows(template, section.window_tokens)
-    blocks = encoded_blocks(
-        curated, job.folder / BLOCKS, (template, section, base.folder),
-        processes=job.placement.threads, listener=mailbox,
-    )  # fmt: skip
+def _publish_windows(job: Job, store: Store, parts: tuple[Artifact, Tools, Mailbox]) -> None:
+    curated, tools, mailbox = parts
+    blocks = encoded_blocks(curated, job.folder / BLOCKS, tools, processes=job.placement.threads, listener=mailbox)
     splits = {split: spilled(paths) for split, paths in blocks.items()}
     reasons = _reasons(splits)
     num_kept = sum(rows.counts["rows"] for rows in splits.values())
-    refuse_unmasked(reasons, blocks, (num_kept + sum(reasons[r] for r in UNMASKED), template))
+    refuse_unmasked(reasons, blocks, (num_kept + sum(reasons[r] for r in UNMASKED), tools.template))
     if not len(splits["train"].lengths):
         raise DataError(
             f"no row is left to train on: {dict(reasons)}",
             cure="a larger encode.window_tokens, or overlong: truncate; the ledger names each row",
         )
     with store.publish(job.spec) as draft:
-        write_files(draft, splits, (template, section), listener=mailbox)
+        write_files(draft, splits, (tools.template(), tools.section), listener=mailbox)
     log(mailbox, f"{draft.counts['windows']} windows, {reasons.total()} rows rejected or cut", **draft.counts)
 
 
-def _publish_examples(job: Job, store: Store, parts: tuple[Artifact, Template, Mailbox]) -> None:
-    """Publishes pairs, labelled answers or prompts. Raises DataError: nothing trains on them yet."""
-    curated, _template, _mailbox = parts
-    shapes = ", ".join(sorted(_shapes(curated)))
-    raise DataError(
-        f"no row is left to train on: the rows of {job.spec.parents['curated'].digest[:12]} in {store.bucket.root} are {shapes}",
-        why="Windows are made of conversations, completions and texts.",
-        cure="a dataset of one of those",
-    )
+def _publish_examples(job: Job, store: Store, parts: tuple[Artifact, Tools, Mailbox]) -> None:
+    """Publishes pairs, labelled answers or prompts."""
+    curated, tools, mailbox = parts
+    with store.publish(job.spec) as draft:
+        reasons = write_example_files(draft, curated, (tools.template(), tools.section), listener=mailbox)
+    log(mailbox, f"{draft.counts['rows']} rows, {reasons.total()} rejected", **draft.counts)
 
 
 def _shapes(curated: Artifact) -> set[str]:

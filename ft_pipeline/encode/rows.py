@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.encode.spill import Draft, write_block
-from ft_pipeline.encode.template import Encoded, Rejected, Rendered, Template, load_template
+from ft_pipeline.encode.template import Encoded, Rejected, Rendered, Template, load_template, refuse_long_windows
 from ft_pipeline.recipe import Encode
 from ft_pipeline.workers.startup import UNUSED_BY_A_TOKENIZER, hide
 
@@ -43,9 +43,16 @@ _tools: tuple[Template, Encode] | None = None
 
 
 def open_tools(base: Path, section: Encode) -> None:
-    """In a worker: loads its tokenizer. Raises DataError as `load_template` does."""
+    """In a worker: loads its tokenizer."""
     hide(UNUSED_BY_A_TOKENIZER)
-    use_tools(load_template(base, loss=section.loss), section)
+    use_tools(loaded(base, section), section)
+
+
+def loaded(base: Path, section: Encode) -> Template:
+    """The tokenizer and template of a base model's folder. Raises DataError when the section does not fit them."""
+    template = load_template(base, loss=section.loss)
+    refuse_long_windows(template, section.window_tokens)
+    return template
 
 
 def use_tools(template: Template, section: Encode) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ft_pipeline.encode import blocks, main, spill
 from ft_pipeline.encode.launch import encode_job
+from ft_pipeline.encode.rows import loaded
 from ft_pipeline.errors import DataError
 from ft_pipeline.settings import child_environment
 from ft_pipeline.workers.job import Placement
@@ -81,9 +82,9 @@ def test_a_finished_block_is_not_made_again(home, store, base, monkeypatch):
     monkeypatch.setattr(spill, "BLOCK_ROWS", 256)
     curated = tiny.publish_curated(store, tiny.chat_rows(1000))
     job = job_of(home, curated, base)
-    from ft_pipeline.encode.template import load_template
-
-    tools = (load_template(base.folder, loss="assistant"), tiny.recipe().encode, base.folder)
+    section = tiny.recipe().encode
+    template = loaded(base.folder, section)
+    tools = blocks.Tools(base=base.folder, section=section, template=lambda: template)
     first = blocks.encoded_blocks(curated, job.folder / "blocks", tools, processes=1, listener=lambda _: None)
     first["train"][1].unlink()
     before = {path: path.stat().st_mtime_ns for path in first["train"] if path.exists()}
