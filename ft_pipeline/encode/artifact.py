@@ -30,6 +30,7 @@ CACHE_WINDOWS = 256
 """In one record batch of the training cache."""
 CODE = (
     "template", "chat", "messages", "spans", "rows", "spill", "columns", "gather", "pack", "shards", "blocks", "publish", "main",
+    "examples", "example_files", "publish_examples",
 )  # fmt: skip
 """The files of this room that decide the bytes of the shards."""
 LEDGER_COLUMNS = ("row_id", "origin", "action", "stage", "reason", "evidence", "excerpt")

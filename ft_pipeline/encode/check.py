@@ -13,6 +13,8 @@ def mask_fault(statistics: Mapping[str, Any], *, loss: str) -> str | None:
     """What is wrong with the mask, in one sentence with its cure; None when it can be trained on."""
     trained, tokens = statistics["trained_tokens"], statistics["tokens"]
     ended, whole = statistics["end_of_turn"]["supervised"], statistics["end_of_turn"]["rows"]
+    if statistics.get("examples") == "prompt":
+        return None
     if trained == 0:
         return "no token is trained: the template marks no assistant text"
     if statistics["chat_rows"] == statistics["rows_all_splits"] and loss == "assistant" and trained == tokens:

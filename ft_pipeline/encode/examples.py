@@ -105,6 +105,15 @@ def tokens_of(example: Example) -> int:
     return len(example.prompt_ids) + (len(example.completion_ids) if isinstance(example, Labelled) else 0)
 
 
+def longest_of(example: Example) -> int:
+    """Tokens of its longest sequence: the prompt with a completion."""
+    completions = (
+        (example.chosen_ids, example.rejected_ids) if isinstance(example, Pair)
+        else (example.completion_ids,) if isinstance(example, Labelled) else ()
+    )  # fmt: skip
+    return len(example.prompt_ids) + max((len(c) for c in completions), default=0)
+
+
 def trained_of(example: Example) -> int:
     """Tokens whose log-probability counts."""
     spans = (
@@ -224,11 +233,7 @@ def _side(found: Any, cut: tuple[int, tuple[Span, ...]], eos: list[int]) -> tupl
 
 
 def _within(example: Example, limit_tokens: int) -> Example | Rejected:
-    completions = (
-        (example.chosen_ids, example.rejected_ids) if isinstance(example, Pair)
-        else (example.completion_ids,) if isinstance(example, Labelled) else ()
-    )  # fmt: skip
-    tokens = len(example.prompt_ids) + max((len(c) for c in completions), default=0)
+    tokens = longest_of(example)
     if tokens > limit_tokens:
         return Rejected(reason="overlong", evidence={"tokens": tokens, "window_tokens": limit_tokens})
     return example

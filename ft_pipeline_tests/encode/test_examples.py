@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.encode import example_files
+from ft_pipeline.encode.check import mask_fault
 from ft_pipeline.encode.example_files import example_kind, read_labelled, read_pairs, read_prompts, write_examples
 from ft_pipeline.encode.examples import Labelled, Pair, Prompt, encode_examples, mismatched, tokens_of, trained_of
+from ft_pipeline.encode.figures import samples_picture, split_table
 from ft_pipeline.encode.template import Rejected, Template, load_template
 from ft_pipeline.errors import DataError
 from ft_pipeline.store.manifest import Spec
@@ -190,3 +192,59 @@ def test_rows_of_two_kinds_and_a_reader_of_another_kind_are_refused(template, pu
 
 def test_content_from_the_curated_dataset_is_canonical_json(template):
     assert made(template, "preference", json.loads(json.dumps(PREFERENCE))) == made(template, "preference", PREFERENCE)
+
+
+@pytest.fixture
+def base(store, tmp_path):
+    return tiny.publish_base(store, tiny.base_folder(tmp_path / "base"))
+
+
+def rows_of(shape: str, count: int) -> list[dict]:
+    made = []
+    for turns in (row["messages"] for row in tiny.chat_rows(count)):
+        prompt, good = turns[:-1], turns[-1:]
+        row = {
+            "preference": {"prompt": prompt, "chosen": good, "rejected": BAD},
+            "kto": {"prompt": prompt, "completion": good, "label": len(made) % 2 == 0},
+            "rlvr": {"prompt": prompt, "answer": good[0]["content"]},
+        }[shape]
+        made.append(row)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("shape", "read", "kind"),
+    [("preference", read_pairs, "pair"), ("kto", read_labelled, "labelled"), ("rlvr", read_prompts, "prompt")],
+)
+def test_a_whole_dataset_becomes_an_artifact_whose_rows_are_found_and_whose_page_can_be_drawn(
+    store, base, shape, read, kind
+):
+    rows = rows_of(shape, 20)
+    rows.append({**rows[0], "prompt": [{"role": "user", "content": "again? " * 90}]})
+    curated = tiny.publish_curated(store, [*rows[15:], *rows[:15]], validation=4, shape=shape)
+    shards = tiny.publish_shards(store, curated, base)
+    facts = json.loads(shards.file("statistics.json").read_text())
+    assert (facts["examples"], facts["rows"], facts["rejected"]) == (kind, 16, {"overlong": 1})
+    assert facts["rows_in"] == facts["rows_all_splits"] + facts["rows_dropped"] == 21
+    assert mask_fault(facts, loss="assistant") is None
+    index = pq.read_table(shards.file("rows.parquet")).to_pylist()
+    found = {split: list(read(shards, split)) for split in ("train", "validation")}
+    assert [found[e["split"]][e["window"]].row_id for e in index] == [e["row_id"] for e in index]
+    (dropped,) = pq.read_table(shards.file("ledger.parquet")).to_pylist()
+    assert (dropped["stage"], dropped["reason"]) == ("encode", "overlong")
+    samples = json.loads(shards.file("sample.json").read_text())
+    assert len(samples) == (6 if kind == "pair" else 3) and samples_picture(samples).startswith("![")
+    assert "| train | 16 |" in split_table(facts["splits"])
+
+
+def test_a_template_without_a_stop_token_refuses_the_pairs(store, tmp_path):
+    endless = tiny.TEMPLATE.replace("<|end|>{% endgeneration %}", "{% endgeneration %}\n")
+    base = tiny.publish_base(store, tiny.base_folder(tmp_path / "endless", template=endless))
+    with pytest.raises(DataError, match="no loss mask for 8 rows"):
+        tiny.publish_shards(store, tiny.publish_curated(store, rows_of("preference", 8), shape="preference"), base)
+
+
+def test_a_dataset_of_which_every_row_is_rejected_is_refused(store, base):
+    rows = [{**PREFERENCE, "rejected": GOOD}]
+    with pytest.raises(DataError, match="no row is left to train on"):
+        tiny.publish_shards(store, tiny.publish_curated(store, rows, shape="preference"), base)
