@@ -10,6 +10,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft_pipeline.encode.example_rows import (
+    Labelled,
+    Pair,
+    Prompt,
+    Reference,
+    example_kind,
+    mismatched,
+    read_labelled,
+    read_pairs,
+    read_prompts,
+    read_reference,
+)
 from ft_pipeline.recipe import Encode, identity
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.files import beside, sync_file
@@ -18,6 +30,12 @@ from ft_pipeline.store.manifest import Ref, Spec
 
 if TYPE_CHECKING:
     import numpy as np
+
+__all__ = [
+    "Labelled", "Pair", "Prompt", "Reference", "example_kind", "mismatched", "read_labelled", "read_pairs", "read_prompts",
+    "read_reference",
+]  # fmt: skip
+"""Of example_rows.py, for the rooms below: they may import this file only."""
 
 KIND = "packed_shards"
 SPLITS = ("train", "validation")
@@ -30,7 +48,7 @@ CACHE_WINDOWS = 256
 """In one record batch of the training cache."""
 CODE = (
     "template", "chat", "messages", "spans", "rows", "spill", "columns", "gather", "pack", "shards", "blocks", "publish", "main",
-    "examples", "example_files", "publish_examples",
+    "examples", "example_rows", "example_files", "publish_examples",
 )  # fmt: skip
 """The files of this room that decide the bytes of the shards."""
 LEDGER_COLUMNS = ("row_id", "origin", "action", "stage", "reason", "evidence", "excerpt")

@@ -1,28 +1,20 @@
-"""Pairs, labelled completions and prompts as Parquet files of `packed_shards`: written in batches, found by `trace`, read row by row."""
+"""Pairs, labelled completions and prompts as Parquet files of `packed_shards`: written in batches, found by `trace`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ft_pipeline.encode.artifact import shard_names
-from ft_pipeline.encode.examples import Example, Labelled, Pair, Prompt, tokens_of, trained_of
+from ft_pipeline.encode.example_rows import COLUMNS, Example, tokens_of, trained_of
 from ft_pipeline.encode.shards import SHARD_TOKENS, TableFile
 from ft_pipeline.encode.spans import Span
 from ft_pipeline.errors import DataError
 
 if TYPE_CHECKING:
-    from ft_pipeline.store.artifacts import Artifact, Draft
+    from ft_pipeline.store.artifacts import Draft
 
-PAIR_COLUMNS = ("row_id", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_spans", "rejected_spans")
-"""Of a preference row: text, list<int32>...; spans are (start, end, start, end, ...) of trained tokens within the completion."""
-LABELLED_COLUMNS = ("row_id", "prompt_ids", "completion_ids", "completion_spans", "label")
-"""Of a KTO row: text, list<int32>..., bool."""
-PROMPT_COLUMNS = ("row_id", "prompt_ids", "answer")
-"""Of an RLVR row: text, list<int32>, text."""
-COLUMNS: dict[type, tuple[str, ...]] = {Pair: PAIR_COLUMNS, Labelled: LABELLED_COLUMNS, Prompt: PROMPT_COLUMNS}
 BATCH_ROWS = 1024
 """Rows of a row group, and all that is in memory at a time."""
 
@@ -59,73 +51,6 @@ def write_examples(draft: Draft, split: str, rows: Iterable[Example], *, index: 
                 written.trained_tokens += sum(map(trained_of, batch))
                 batch = list(islice(waiting, BATCH_ROWS))
     return written
-
-
-def example_kind(shards: Artifact, split: str = "train") -> type | None:
-    """Pair, Labelled or Prompt; None when the split holds packed windows or nothing."""
-    import pyarrow.parquet as pq
-
-    names = shard_names(shards, split)
-    found = tuple(pq.read_schema(shards.file(names[0])).names) if names else ()
-    return next((kind for kind, columns in COLUMNS.items() if columns == found), None)
-
-
-def read_pairs(shards: Artifact, split: str) -> Iterator[Pair]:
-    """The preference rows of a split in order. Raises DataError when it holds others."""
-    for row in _rows(shards, split, Pair):
-        yield Pair(
-            row_id=row["row_id"], prompt_ids=row["prompt_ids"],
-            chosen_ids=row["chosen_ids"], rejected_ids=row["rejected_ids"],
-            chosen_spans=_pairs(row["chosen_spans"]), rejected_spans=_pairs(row["rejected_spans"]),
-        )  # fmt: skip
-
-
-def read_labelled(shards: Artifact, split: str) -> Iterator[Labelled]:
-    """The KTO rows of a split in order. Raises DataError when it holds others."""
-    for row in _rows(shards, split, Labelled):
-        yield _labelled(row)
-
-
-def read_prompts(shards: Artifact, split: str) -> Iterator[Prompt]:
-    """The RLVR rows of a split in order. Raises DataError when it holds others."""
-    for row in _rows(shards, split, Prompt):
-        yield Prompt(**row)
-
-
-def labelled_at(shards: Artifact, split: str, place: int) -> Labelled:
-    """The KTO row with this number in the split: one row group is read."""
-    import pyarrow.parquet as pq
-
-    for name in shard_names(shards, split):
-        file = pq.ParquetFile(shards.file(name))
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if place < rows:
-                return _labelled(file.read_row_group(group).slice(place, 1).to_pylist()[0])
-            place -= rows
-    raise IndexError(f"{split} ends before that row")
-
-
-def _rows(shards: Artifact, split: str, kind: type) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    for name in shard_names(shards, split):
-        file = pq.ParquetFile(shards.file(name))
-        if tuple(file.schema_arrow.names) != COLUMNS[kind]:
-            raise DataError(
-                f"{name} holds the columns {', '.join(file.schema_arrow.names)}, not those of a {kind.__name__.lower()}",
-                why="Each method reads rows of one kind: sft and cpt windows, dpo pairs, kto labelled ones, grpo prompts.",
-                cure="finetune.method that fits the dataset, or a dataset of the other layout",
-            )
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield from batch.to_pylist()
-
-
-def _labelled(row: dict[str, Any]) -> Labelled:
-    return Labelled(
-        row_id=row["row_id"], prompt_ids=row["prompt_ids"], completion_ids=row["completion_ids"],
-        completion_spans=_pairs(row["completion_spans"]), label=row["label"],
-    )  # fmt: skip
 
 
 def _schema(kind: type) -> Any:
@@ -171,7 +96,3 @@ def _index(batch: Sequence[Example], place: tuple[str, str, int]) -> Any:
 
 def _flat(spans: Sequence[Span]) -> list[int]:
     return [place for span in spans for place in span]
-
-
-def _pairs(edges: Sequence[int]) -> list[Span]:
-    return list(zip(edges[::2], edges[1::2], strict=True))

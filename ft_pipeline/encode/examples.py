@@ -11,45 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.encode.example_rows import SHAPES, Example, Labelled, Pair, Prompt, longest_of
 from ft_pipeline.encode.spans import Span, token_spans, trained_spans
 from ft_pipeline.encode.template import Rejected, Template
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """A preference: two completions of one prompt. Spans are (start, end) of trained tokens within the completion's ids."""
-
-    row_id: str
-    prompt_ids: Sequence[int]
-    chosen_ids: Sequence[int]
-    rejected_ids: Sequence[int]
-    chosen_spans: Sequence[Span]
-    rejected_spans: Sequence[Span]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Labelled:
-    """A completion that is wanted (`label`) or not."""
-
-    row_id: str
-    prompt_ids: Sequence[int]
-    completion_ids: Sequence[int]
-    completion_spans: Sequence[Span]
-    label: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prompt:
-    """A prompt up to where the model begins to answer, and the answer that a verifier expects."""
-
-    row_id: str
-    prompt_ids: Sequence[int]
-    answer: str
-
-
-Example = Pair | Labelled | Prompt
-SHAPES: dict[str, type[Pair] | type[Labelled] | type[Prompt]] = {"preference": Pair, "kto": Labelled, "rlvr": Prompt}
-"""Shape of a curated row -> what it becomes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,47 +44,6 @@ def encode_examples(
         example = _example(template, row, (texts, [next(found) for _ in texts.texts]))
         made.append(example if isinstance(example, Rejected) else _within(example, limit_tokens))
     return made
-
-
-def mismatched(prompts: Sequence[Any]) -> list[int]:
-    """For each row the next one, around the end, that has another prompt: KTO's estimate of the KL needs wrong completions.
-
-    prompts: anything that is equal for equal prompts, in the order of the rows. A row whose prompt all share is its own partner.
-    """
-    partner = list(range(len(prompts)))
-    # twice, because the partners of the last rows lie behind the first
-    for place in [*reversed(range(len(prompts)))] * 2:
-        after = (place + 1) % len(prompts)
-        if prompts[after] != prompts[place]:
-            partner[place] = after
-        else:
-            partner[place] = partner[after] if partner[after] != after else place
-    return partner
-
-
-def tokens_of(example: Example) -> int:
-    """Tokens that a training step reads."""
-    if isinstance(example, Pair):
-        return 2 * len(example.prompt_ids) + len(example.chosen_ids) + len(example.rejected_ids)
-    return len(example.prompt_ids) + (len(example.completion_ids) if isinstance(example, Labelled) else 0)
-
-
-def longest_of(example: Example) -> int:
-    """Tokens of its longest sequence: the prompt with a completion."""
-    completions = (
-        (example.chosen_ids, example.rejected_ids) if isinstance(example, Pair)
-        else (example.completion_ids,) if isinstance(example, Labelled) else ()
-    )  # fmt: skip
-    return len(example.prompt_ids) + max((len(c) for c in completions), default=0)
-
-
-def trained_of(example: Example) -> int:
-    """Tokens whose log-probability counts."""
-    spans = (
-        [*example.chosen_spans, *example.rejected_spans] if isinstance(example, Pair)
-        else example.completion_spans if isinstance(example, Labelled) else []
-    )  # fmt: skip
-    return sum(end - start for start, end in spans)
 
 
 def _drawn(template: Template, shape: str, content: Mapping[str, Any]) -> _Drawn | Rejected:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.encode.artifact import LEDGER, LEDGER_COLUMNS, ROWS, SAMPLE, SPLITS, STATISTICS
 from ft_pipeline.encode.example_files import Written, write_examples
-from ft_pipeline.encode.examples import Example, Labelled, Pair, encode_examples, longest_of
+from ft_pipeline.encode.example_rows import Example, Labelled, Pair, longest_of
+from ft_pipeline.encode.examples import encode_examples
 from ft_pipeline.encode.shards import TableFile
 from ft_pipeline.encode.spill import Draft as Notes
 from ft_pipeline.encode.spill import cut

@@ -5,13 +5,13 @@ Keyed by the rows, the reference model, tokenizer, template and number type: non
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_pipeline.encode.artifact import base_digests
-from ft_pipeline.encode.examples import Labelled, Pair
+from ft_pipeline.encode.example_rows import Labelled, Pair
 from ft_pipeline.recipe import STRICT
 from ft_pipeline.store.fingerprint import code_digest
 from ft_pipeline.store.manifest import Spec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KIND = "reference_logprobs"
 SIDES: dict[type, tuple[str, str]] = {Pair: ("chosen", "rejected"), Labelled: ("completion", "mismatched")}
-"""What is measured of a row. mismatched: the completion of another row behind this row's prompt, for KTO's KL (examples.mismatched)."""
+"""What is measured of a row. mismatched: the completion of another row behind this row's prompt, for KTO's KL (example_rows.mismatched)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +37,6 @@ class Measure:
     """Padded tokens of a forward pass. Another number rounds differently: measured below 1e-5 nats a token in float32."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reference:
-    """One row: by side (`SIDES`) the summed log-probability of its trained tokens in nats, and of each of them in order."""
-
-    row_id: str
-    sums: dict[str, float]
-    tokens: dict[str, Sequence[float]]
-
-
 def reference_spec(measure: Measure, *, shards: Artifact, reference: Artifact) -> Spec:
     """What decides the numbers: rows, reference model, its tokenizer and template, number type and batches."""
     here, digests = Path(__file__).parent, base_digests(reference)
@@ -53,7 +44,9 @@ def reference_spec(measure: Measure, *, shards: Artifact, reference: Artifact) -
         kind=KIND,
         config={**asdict(measure), "tokenizer": digests["tokenizer"], "chat_template": digests["chat_template"]},
         parents={"shards": shards.ref, "reference": reference.ref},
-        code=code_digest(*(here / f"{name}.py" for name in ("examples", "reference", "reference_main", "logprobs"))),
+        code=code_digest(
+            *(here / f"{name}.py" for name in ("example_rows", "reference", "reference_main", "logprobs"))
+        ),
     )
 
 
@@ -82,23 +75,6 @@ def reference_job(
 def columns_of(kind: type) -> tuple[str, ...]:
     """row_id, and by side: `_logprob` float64 sum, `_tokens` int32 count, `_token_logprobs` list<float32>."""
     return ("row_id", *(f"{side}_{what}" for side in SIDES[kind] for what in ("logprob", "tokens", "token_logprobs")))
-
-
-def read_reference(artifact: Artifact, split: str) -> Iterator[Reference]:
-    """The rows of a split in the order of the shards."""
-    import pyarrow.parquet as pq
-
-    name = f"{split}.parquet"
-    if name not in artifact.manifest.files:
-        return
-    for batch in pq.ParquetFile(artifact.file(name)).iter_batches():
-        sides = [c.removesuffix("_logprob") for c in batch.schema.names if c.endswith("_logprob")]
-        for row in batch.to_pylist():
-            yield Reference(
-                row_id=row["row_id"],
-                sums={side: row[f"{side}_logprob"] for side in sides},
-                tokens={side: row[f"{side}_token_logprobs"] for side in sides},
-            )
 
 
 def table_of(kind: type, rows: Sequence[Any], found: Sequence[Any]) -> Any:

@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.encode.artifact import SPLITS
-from ft_pipeline.encode.example_files import example_kind, labelled_at, read_labelled, read_pairs
-from ft_pipeline.encode.examples import Labelled, Pair, mismatched
+from ft_pipeline.encode.example_rows import (
+    Labelled,
+    Pair,
+    example_kind,
+    labelled_at,
+    mismatched,
+    read_labelled,
+    read_pairs,
+)
 from ft_pipeline.encode.reference import SIDES, Measure, columns_of, table_of
 from ft_pipeline.encode.shards import TableFile
 from ft_pipeline.errors import DataError

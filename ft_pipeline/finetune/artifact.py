@@ -139,7 +139,13 @@ def _refuse_lora(recipe: Recipe) -> None:
 
 
 def refuse_misfit(section: Finetune, *, shards: Artifact, base: Artifact) -> None:
-    """Raises RecipeError when the shards do not fill one step or their rows are longer than the base model reads."""
+    """Raises RecipeError when the shards are of another method, do not fill one step, or hold rows longer than the base model reads."""
+    if kind := statistics(shards).get("examples"):
+        raise RecipeError(
+            f"the dataset holds rows of kind {kind}, finetune.method {section.method} trains on windows",
+            why="Windows are made of conversations, completions and texts.",
+            cure="a dataset of one of those",
+        )
     windows = shards.manifest.counts["train_windows"]
     if windows < section.windows_per_step:
         raise RecipeError(

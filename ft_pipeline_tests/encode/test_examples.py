@@ -12,9 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.encode import example_files
+from ft_pipeline.encode.artifact import (
+    Labelled,
+    Pair,
+    Prompt,
+    example_kind,
+    mismatched,
+    read_labelled,
+    read_pairs,
+    read_prompts,
+)
 from ft_pipeline.encode.check import mask_fault
-from ft_pipeline.encode.example_files import example_kind, read_labelled, read_pairs, read_prompts, write_examples
-from ft_pipeline.encode.examples import Labelled, Pair, Prompt, encode_examples, mismatched, tokens_of, trained_of
+from ft_pipeline.encode.example_files import write_examples
+from ft_pipeline.encode.example_rows import tokens_of, trained_of
+from ft_pipeline.encode.examples import encode_examples
 from ft_pipeline.encode.figures import samples_picture, split_table
 from ft_pipeline.encode.template import Rejected, Template, load_template
 from ft_pipeline.errors import DataError

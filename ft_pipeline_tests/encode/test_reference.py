@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from ft_pipeline.encode import reference_main
+from ft_pipeline.encode.artifact import read_reference
 from ft_pipeline.encode.example_files import write_examples
 from ft_pipeline.encode.examples import encode_examples
 from ft_pipeline.encode.logprobs import Sequenced, batches, load_reference, log_probabilities
-from ft_pipeline.encode.reference import Measure, read_reference, reference_job, reference_spec
+from ft_pipeline.encode.reference import Measure, reference_job, reference_spec
 from ft_pipeline.encode.template import load_template
 from ft_pipeline.errors import DataError
 from ft_pipeline.settings import child_environment

@@ -37,6 +37,15 @@ def test_what_it_can_train_is_not(changes):
     refuse_unsupported(tiny.recipe(**changes))
 
 
+def test_a_dataset_of_preferences_is_not_trained_as_windows(road):
+    turns = tiny.chat_rows(9)[0]["messages"]
+    bad = [{"role": "assistant", "content": "no"}]
+    rows = [{"prompt": [{"role": "user", "content": f"{n}?"}], "chosen": turns[1:2], "rejected": bad} for n in range(9)]
+    shards = tiny.publish_shards(road.store, tiny.publish_curated(road.store, rows, shape="preference"), road.base)
+    with pytest.raises(RecipeError, match="rows of kind pair"):
+        refuse_misfit(tiny.recipe().finetune, shards=shards, base=road.base)
+
+
 def test_fewer_windows_than_one_step_are_refused(road):
     with pytest.raises(RecipeError, match="windows_per_step 4096 is more than the"):
         refuse_misfit(tiny.recipe(windows_per_step=4096).finetune, shards=road.shards, base=road.base)
