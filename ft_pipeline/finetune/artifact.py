@@ -21,7 +21,17 @@ MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 LOSSES = "losses.jsonl"
 """One line a step: {step, loss, grad_norm, learning_rate, tokens, trained_tokens}; with validation_loss where one was measured."""
 COMPLETION = "completion.json"
-RUNTIME = ("attention.py", "batches.py", "boundary.py", "certificate.py", "loop.py", "main.py", "methods", "model.py", "schedule.py")
+RUNTIME = (
+    "attention.py",
+    "batches.py",
+    "boundary.py",
+    "certificate.py",
+    "loop.py",
+    "main.py",
+    "methods",
+    "model.py",
+    "schedule.py",
+)
 """The files that decide the bytes. Checkpoints, signals and metrics do not: a resumed run ends in the same bytes."""
 
 
