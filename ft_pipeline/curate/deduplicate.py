@@ -120,7 +120,7 @@ class _Search:
         between = [alike.of(tied & ~duplicate), variants]
         bound = components(total, prompt_ties, (known.left, known.right))
         edges = Edges.of([(DUPLICATE, known), (VARIANT, spanning(bound, between))])
-        conflicts, num_prompts = self._conflicts()
+        conflicts, num_prompts = self._conflicts(alike)
         edges = Edges.of([*edges.parts(), (CONFLICT, conflicts)])
         return self._named(exact, same, cluster, edges=edges, conflict_prompts=num_prompts)
 
@@ -178,15 +178,20 @@ class _Search:
         alike = self._compared("prompt", apart)
         return alike.of(alike.prompt >= self.threshold)
 
-    def _conflicts(self) -> tuple[Similar, int]:
-        """Equal prompts with unlike answers: reported, never removed, for both may be true."""
+    def _conflicts(self, known: Similar) -> tuple[Similar, int]:
+        """Equal prompts with unlike answers: reported, never removed, for both may be true. Answers of known pairs are not read again."""
         keys = np.stack([self.frame, self.first_asking.astype(np.uint64)], axis=1)[self.has_prompt]
         asked = np.flatnonzero(self.has_prompt)
         group = _first_of_equal(keys) if len(keys) else np.empty(0, np.int64)
         left, right = _pairs_in_groups(group)
-        alike = self._compared("answer", Similar.bare(asked[left], asked[right]))
-        unlike = alike.response < self.threshold
-        return alike.of(unlike), len(np.unique(group[left[unlike]]))
+        order = np.lexsort((right, left))
+        left, right = left[order], right[order]
+        found = Similar.bare(asked[left], asked[right]).informed(known, total=len(self.rows))
+        unknown = np.isnan(found.response)
+        response = found.response.copy()
+        response[unknown] = self._compared("answer", found.of(unknown)).response
+        unlike = response < self.threshold
+        return found.replaced(response=response).of(unlike), len(np.unique(group[left[unlike]]))
 
     def _named(self, exact: np.ndarray, same: np.ndarray, cluster: np.ndarray, **found: Any) -> Duplicates:
         """By fit rows instead of positions."""
