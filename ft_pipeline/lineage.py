@@ -54,6 +54,17 @@ class Dropped:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Flagged:
+    """What a filter found in a row. action: drop, change, or note when the row stays as it is."""
+
+    artifact: Ref
+    filter: str
+    action: str
+    reason: str
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """Where a row is in shards, in tokens from the start of its window."""
 
@@ -89,6 +100,7 @@ class RowTrace:
     splits: tuple[tuple[Ref, str], ...]
     """Curated dataset -> train, validation or holdout."""
     ledger: tuple[Dropped, ...]
+    flags: tuple[Flagged, ...]
     places: tuple[Place, ...]
     adapters: tuple[Sighting, ...]
 
@@ -137,6 +149,7 @@ def adapters_that_saw(store: Store, catalog: Catalog, row_id: str) -> RowTrace:
     splits = [row for m in curated for row in _rows_of_splits(store, m, row_id)]
     ledger = [(i, d) for m in [*curated, *shards] for i, d in _ledger(store, m, row_id)]
     whole = _one_id(row_id, [*(r[0] for r in splits), *(i for i, _ in ledger)])
+    flags = [flag for m in curated for flag in _flags(store, m, whole)]
     places = [place for m in shards for place in _places(store, m, whole)]
     origins = {origin for i, _, _, origin in splits if i == whole} | {d.origin for i, d in ledger if i == whole}
     return RowTrace(
@@ -144,6 +157,7 @@ def adapters_that_saw(store: Store, catalog: Catalog, row_id: str) -> RowTrace:
         origins=tuple(sorted(origins - {""})),
         splits=tuple((ref, split) for i, ref, split, _ in splits if i == whole),
         ledger=tuple(d for i, d in ledger if i == whole),
+        flags=tuple(flags),
         places=tuple(places),
         adapters=tuple(_sightings(store, catalog, places)),
     )
@@ -156,6 +170,7 @@ def told(found: RowTrace) -> str:
     for entry in found.ledger:
         where = f"{entry.artifact.kind} {entry.artifact.digest[:12]}"
         lines.append(f"  {entry.action} in {where}: {entry.stage}, {entry.reason} {entry.evidence}".rstrip())
+    lines += [line for flag in found.flags for line in _told_flag(flag, found.ledger)]
     lines += [
         f"  packed_shards {p.shards.digest[:12]}: {p.shard} window {p.window}, tokens {p.start}-{p.start + p.tokens},"
         f" {p.trained_tokens} trained on"
@@ -225,6 +240,12 @@ def _ledger(store: Store, manifest: Manifest, row_id: str) -> Iterator[tuple[str
         yield row["row_id"], Dropped(artifact=manifest.ref, **said)
 
 
+def _flags(store: Store, manifest: Manifest, row_id: str) -> Iterator[Flagged]:
+    for row in _matching(store, manifest, name="flags.parquet", row_id=row_id):
+        if row["row_id"] == row_id:
+            yield Flagged(artifact=manifest.ref, **{n: row[n] for n in ("filter", "action", "reason", "evidence")})
+
+
 def _places(store: Store, manifest: Manifest, row_id: str) -> Iterator[Place]:
     for row in _matching(store, manifest, name="rows.parquet", row_id=row_id):
         if row.pop("row_id") == row_id:
@@ -261,6 +282,13 @@ def _sightings(store: Store, catalog: Catalog, places: Sequence[Place]) -> Itera
             versions=tuple(f"{v.label} ({v.stage})" for v in versions),
             pools=tuple(sorted({pool for v in versions for pool in catalog.pools_of(v.id)})),
         )
+
+
+def _told_flag(flag: Flagged, ledger: Sequence[Dropped]) -> Iterator[str]:
+    """A line, unless the ledger says the same."""
+    known = ((line.artifact, line.stage, line.evidence) for line in ledger)
+    if (flag.artifact, flag.filter, flag.evidence) not in known:
+        yield f"  flagged in {flag.artifact.kind} {flag.artifact.digest[:12]}: {flag.filter}, {flag.reason} ({flag.action}) {flag.evidence}"
 
 
 def _told_adapter(sighting: Sighting) -> Iterator[str]:

@@ -48,7 +48,19 @@ def chain(store: Store) -> dict[str, Artifact]:
         for split, ids in {"train": [KEPT, CUT], "validation": ["r0e" + "5" * 14], "holdout": [HELD]}.items()
     }
     near = (DROPPED, "rows.jsonl:9", "dropped", "near_duplicate", "near duplicate", json.dumps({"kept": KEPT}), "a")
-    curated = made(store, "curated_dataset", {**splits, "ledger.parquet": ledger(near)}, raw=raw)
+    found = [
+        (KEPT, "pii", "note", '{"kind": "email"}'),
+        (DROPPED, "quality", "note", "{}"),
+        (KEPT + "-2", "pii", "note", "{}"),
+    ]
+    flags = pl.DataFrame(
+        [
+            {"row_id": i, "origin": "rows.jsonl:1", "filter": f, "action": a, "reason": "seen", "evidence": e}
+            for i, f, a, e in found
+        ]
+    )
+    files = {**splits, "ledger.parquet": ledger(near), "flags.parquet": flags}
+    curated = made(store, "curated_dataset", files, raw=raw)
     rows = pl.DataFrame(
         {
             "row_id": [KEPT, "r0e" + "5" * 14], "split": ["train", "validation"],
@@ -188,6 +200,11 @@ def test_a_kept_row_finds_its_adapters(store: Store, catalog: Catalog, chain: di
             trained_tokens=12,
         ),
     )  # fmt: skip
+    assert found.flags == (
+        lineage.Flagged(
+            artifact=chain["curated"].ref, filter="pii", action="note", reason="seen", evidence='{"kind": "email"}'
+        ),
+    )
     assert found.adapters == (
         lineage.Sighting(
             adapter=chain["adapter"].ref, recipe_keys=("demo/router",), trained=True,
@@ -206,6 +223,9 @@ def test_a_row_that_nobody_was_trained_on(store: Store, catalog: Catalog, chain:
     entry = dropped.ledger[0]
     assert (entry.action, entry.reason, json.loads(entry.evidence)) == ("dropped", "near duplicate", {"kept": KEPT})
     assert "no adapter was trained on it" in lineage.told(dropped)
+    assert f"flagged in curated_dataset {chain['curated'].ref.digest[:12]}: quality, seen (note)" in lineage.told(
+        dropped
+    )
     overlong = lineage.adapters_that_saw(store, catalog, CUT)
     assert overlong.ledger[0].artifact == chain["shards"].ref and overlong.adapters == ()
     held = lineage.adapters_that_saw(store, catalog, HELD)

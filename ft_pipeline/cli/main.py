@@ -21,6 +21,8 @@ COMMANDS = {
     "promote": ("models", "Move a version to the next stage."),
     "rollback": ("models", "Bring the previous production version back."),
     "history": ("models", "Show every stage transition of a model line."),
+    "datasets": ("data", "List the curated datasets of this store."),
+    "diff": ("data", "What is other in one curated dataset than in another, row by row."),
     "trace": ("trace", "From a model to the raw bytes, from a row to its adapters."),
     "verify": ("trace", "Re-hash everything from a model to the raw bytes."),
     "report": ("models", "Show the newest gate report of a model line."),
