@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ft_pipeline.recipe import Encode
 from ft_pipeline.workers.startup import UNUSED_BY_A_TOKENIZER, hide
 
 BATCH_ROWS = 256
+BATCH_LETTERS = 1 << 20
 CONTEXT_TOKENS = 1
 """A further piece of a split row repeats so many tokens, untrained: without one its first token would not be predicted."""
 Piece = tuple[Sequence[int], tuple[tuple[int, int], ...]]
@@ -66,11 +67,10 @@ def encode_block(task: Task) -> tuple[Path, int]:
     if _tools is None:
         raise RuntimeError("open_tools or use_tools comes first")
     draft = Draft()
-    rows = task.rows.to_pylist()
-    for start in range(0, len(rows), BATCH_ROWS):
-        _add(draft, rows[start : start + BATCH_ROWS], _tools)
+    for rows in _batches(task.rows.to_pylist()):
+        _add(draft, rows, _tools)
     write_block(task.path, draft)
-    return task.path, len(rows)
+    return task.path, len(task.rows)
 
 
 def fitted(row: Encoded, shape: str, section: Encode) -> Fitted:
@@ -95,6 +95,20 @@ def fitted(row: Encoded, shape: str, section: Encode) -> Fitted:
         return Fitted(pieces=trained, note=("changed", Rejected(reason="truncated", evidence=facts)))
     facts |= {"pieces": len(trained), "untrained_pieces_left_out": len(pieces) - len(trained)}
     return Fitted(pieces=trained, note=("changed", Rejected(reason="split", evidence=facts)))
+
+
+def _batches(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """At most 256 rows or about 1 M letters at a time: while a text is tokenised it takes 230 bytes a token (measured)."""
+    batch: list[dict[str, Any]] = []
+    letters = 0
+    for row in rows:
+        batch.append(row)
+        letters += len(row["content"])
+        if len(batch) == BATCH_ROWS or letters >= BATCH_LETTERS:
+            yield batch
+            batch, letters = [], 0
+    if batch:
+        yield batch
 
 
 def _add(draft: Draft, rows: list[dict[str, Any]], tools: tuple[Template, Encode]) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 4096
 BLOCK_BYTES = 8 << 20
 READ_ROWS = 256
-"""Rows decoded at a time: long documents must not fill the memory before a block is full."""
 EXCERPT_CHARACTERS = 160
 FACTS = b"facts"
 
@@ -103,7 +102,7 @@ def cut(path: Path) -> Iterator[Any]:
     waiting: list[Any] = []
     rows = size = 0
     with pq.ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(READ_ROWS, columns=["row_id", "shape", "content", "origin"]):
+        for batch in file.iter_batches(_rows_at_a_time(file), columns=["row_id", "shape", "content", "origin"]):
             waiting.append(batch)
             rows, size = rows + batch.num_rows, size + batch.nbytes
             if rows >= BLOCK_ROWS or size >= BLOCK_BYTES:
@@ -111,6 +110,13 @@ def cut(path: Path) -> Iterator[Any]:
                 waiting, rows, size = [], 0, 0
     if waiting:
         yield pa.Table.from_batches(waiting)
+
+
+def _rows_at_a_time(file: Any) -> int:
+    """As many rows of mean size as a block holds, at most 256: long documents must not fill the memory before a block is full."""
+    groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
+    size, rows = sum(group.total_byte_size for group in groups), sum(group.num_rows for group in groups)
+    return max(1, min(READ_ROWS, BLOCK_BYTES * rows // size)) if size else READ_ROWS
 
 
 def write_block(path: Path, draft: Draft) -> None:
