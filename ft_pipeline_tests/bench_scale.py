@@ -6,6 +6,7 @@ python -m ft_pipeline_tests.bench_scale dedupe --rows 1000000 --theirs 100000
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import sys
 import tempfile
@@ -78,6 +79,63 @@ def dedupe(arguments: argparse.Namespace) -> None:
         print(f"ratio per row: {per_row / ours_per_row:.1f} (wall, {arguments.processes} processes against its one)")
 
 
+def half(arguments: argparse.Namespace) -> None:
+    """The whole data half: read, validate, filter, deduplicate, contamination, template, tokens, packing, shards."""
+    from ft_pipeline import recipe, settings
+    from ft_pipeline.acquire import base_model, dataset
+    from ft_pipeline.curate import references
+    from ft_pipeline.curate.consolidate import curate, curation_of
+    from ft_pipeline.encode.artifact import statistics
+    from ft_pipeline.encode.launch import encode_job
+    from ft_pipeline.store.artifacts import open_store
+    from ft_pipeline.workers.job import Placement
+    from ft_pipeline.workers.local import LocalWorker
+    from ft_pipeline.workers.pool import Pool
+    from ft_pipeline_tests import tiny
+
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
+        folder = Path(place)
+        os.environ["FT_HOME"] = place
+        scale_rows.write_alpaca(folder / "rows.jsonl", arguments.rows)
+        scale_rows.write_benchmark(folder / "questions.jsonl")
+        scale_rows.write_base(folder / "base")
+        made = tiny.recipe(
+            base_model=recipe.BaseModel(uri=str(folder / "base")),
+            dataset=recipe.Dataset(uri=str(folder / "rows.jsonl")),
+            curate=recipe.Curate(
+                contamination=recipe.Contamination(
+                    benchmarks=(recipe.Benchmark(name="made-up", uri=str(folder / "questions.jsonl")),)
+                )
+            ),
+            encode=recipe.Encode(window_tokens=4096, overlong="truncate"),
+        )
+        where = settings.load()
+        store = open_store(where)
+        base = base_model.acquire(
+            made.base_model,
+            settings=where,
+            store=store,
+            revision=base_model.resolve_revision(made.base_model, settings=where),
+        )
+        started = time.perf_counter()
+        listener = _listener(started)
+        raw = dataset.acquire_all(made, settings=where, store=store)
+        told("rows acquired", started)
+        opened = references.opened(made.curate, settings=where, store=store)
+        curation = curation_of(made, raw=raw.ref, base=base.ref, store=store, **opened)
+        curated = curate(curation, store=store, workforce=Pool(arguments.processes), listener=listener)
+        told(f"curated, {curated.manifest.counts['rows_kept']:,} kept", started)
+        placement = Placement(threads=arguments.processes)
+        job = encode_job(made, curated=curated.ref, base=base, work=where.work, placement=placement)
+        shards = LocalWorker(where, store).run(job, listener)
+        seconds = time.perf_counter() - started
+        facts = statistics(shards)
+        print(
+            f"{arguments.rows:,} Alpaca rows, {arguments.processes} processes: {seconds:.1f} s, {arguments.rows / seconds:,.0f} rows/s"
+        )
+        print(f"  {facts['tokens']:,} tokens in {facts['windows']:,} windows, {facts['fill']:.2%} full; {_peaks()}")
+
+
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """Wall seconds and the outcome."""
     started = time.perf_counter()
@@ -115,7 +173,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-RACES = {"dedupe": dedupe}
+RACES = {"dedupe": dedupe, "half": half}
 
 if __name__ == "__main__":
     chosen = _arguments(sys.argv[1:])

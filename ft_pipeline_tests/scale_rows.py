@@ -13,6 +13,8 @@ from pathlib import Path
 MEAN_CHARACTERS = 400
 PROMPT_SHARE = 0.25
 EXACT_SHARE, NEAR_SHARE = 0.03, 0.05
+QUESTIONS = 10_000
+"""Sentences that stand in no row: the items of a made-up benchmark."""
 
 
 @functools.cache
@@ -32,7 +34,7 @@ def sentences(limit: int = 60_000) -> list[str]:
 
 def rows(number: int, *, seed: int = 0) -> Iterator[tuple[str, str]]:
     """(prompt, response) of about 480 characters together; 3% repeat an earlier row, 5% repeat one with a few words changed."""
-    rng, pool = random.Random(seed), sentences()
+    rng, pool = random.Random(seed), sentences()[QUESTIONS:]
     kept: list[tuple[str, str]] = []
     for _ in range(number):
         luck = rng.random()
@@ -64,6 +66,44 @@ def write_alpaca(path: Path, number: int, *, seed: int = 0) -> None:
     with path.open("w", encoding="utf-8") as file:
         for prompt, response in rows(number, seed=seed):
             file.write(json.dumps({"instruction": prompt, "input": "", "output": response}) + "\n")
+
+
+def write_benchmark(path: Path) -> None:
+    """JSON lines `{question}`, 10,000 of two sentences that no row holds."""
+    pool, rng = sentences()[:QUESTIONS], random.Random(1)
+    with path.open("w", encoding="utf-8") as file:
+        for sentence in pool:
+            file.write(json.dumps({"question": f"{sentence}. {rng.choice(pool)}"}) + "\n")
+
+
+def write_base(folder: Path, *, vocabulary: int = 32_000) -> None:
+    """A base model's folder with a byte-level BPE tokenizer trained on the sentences and a ChatML template; weights of one byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(sentences(), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"a")
+
+
+CHATML = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' }}"
+    "{%- if message['role'] == 'assistant' %}{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}{{- '\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
 
 
 def _text(rng: random.Random, pool: list[str], characters: float) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.finetune import certificate
 from ft_pipeline.finetune.adapter import package
 from ft_pipeline.finetune.artifact import ADAPTER_CONFIG, read_completion, read_losses, shortfall
 from ft_pipeline.finetune.figures import loss_curve, mlflow_page
@@ -23,11 +24,20 @@ with warnings.catch_warnings():
         partitions_def=recipes,
         description="Every planned step was made and the sampler is exhausted. Blocks packaging.",
     )
+    CERTIFICATE = dg.AssetCheckSpec(
+        "packing_certificate",
+        asset=CHECKPOINTS,
+        blocking=True,
+        partitions_def=recipes,
+        description="On this model and attention a packed row has the loss that it has alone, in train and eval mode, and a planted "
+        "leak is seen. The trainer refuses to start otherwise; blocks packaging.",
+    )
 
 
 @dg.asset(
     key=CHECKPOINTS, deps=[PACKED_SHARDS, PINNED_BASE], partitions_def=recipes, group_name="finetune", pool="gpu-train",
-    kinds={"pytorch", "huggingface"}, owners=["team:ml-platform"], required_resource_keys={"house"}, check_specs=[COMPLETE],
+    kinds={"pytorch", "huggingface"}, owners=["team:ml-platform"], required_resource_keys={"house"}, 
+    check_specs=[COMPLETE, CERTIFICATE],
     description="Trained tensors with the proof that the run is complete. A stopped run resumes bit for bit.",
 )  # fmt: skip
 def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -42,7 +52,7 @@ def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
         metadata={**_place(house, artifact), **_curve(house, artifact), "reused": dg.MetadataValue.bool(reused)},
-        check_results=[_check(artifact)],
+        check_results=[_check(artifact), _certificate(artifact)],
     )
 
 
@@ -89,7 +99,6 @@ def _curve(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:
         "tokens_per_second": dg.MetadataValue.float(float(execution.get("tokens_per_second", 0))),
         "attempts": dg.MetadataValue.int(int(execution.get("attempts", 1))),
         "steps_replayed": dg.MetadataValue.int(int(execution.get("steps_replayed", 0))),
-        "boundary check": dg.MetadataValue.json(proof.boundary),
     }
     if proof.validation_loss is not None:
         facts["validation_loss"] = dg.MetadataValue.float(proof.validation_loss)
@@ -110,6 +119,17 @@ def _check(artifact: Artifact) -> dg.AssetCheckResult:
             "rows": dg.MetadataValue.int(proof.rows),
             "trained_tokens": dg.MetadataValue.int(proof.trained_tokens),
         },
+    )
+
+
+def _certificate(artifact: Artifact) -> dg.AssetCheckResult:
+    facts = read_completion(artifact).boundary
+    return dg.AssetCheckResult(
+        check_name=CERTIFICATE.name,
+        passed=facts.get("fault", "") == "",
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=certificate.told(facts),
+        metadata={"certificate": dg.MetadataValue.json(facts)},
     )
 
 
