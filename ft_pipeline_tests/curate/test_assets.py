@@ -66,9 +66,12 @@ def test_the_doors_record_heads_metadata_and_checks(house, recipe):
     for name in ("dropped", "lengths"):
         assert "data:image/png;base64," in metadata[name].value
     assert "control_token" in metadata["reasons"].value
+    assert "No filter found anything" in metadata["flags"].value and "sources" not in metadata
+    assert "names no benchmark" in metadata["contaminated_items"].value and metadata["safety_share"].value == 0
     assert {e.check_name: e.passed for e in result.get_asset_check_evaluations()} == {
         "rows_kept": True,
         "no_leak_between_splits": True,
+        "ledger_adds_up": True,
     }
     raw = result.asset_materializations_for_node("raw_dataset")[0]
     assert raw.metadata["licence"].value == "CC0-1.0"
