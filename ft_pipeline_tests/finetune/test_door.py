@@ -50,12 +50,13 @@ def test_the_pages_show_windows_curve_and_proof_and_a_second_run_reuses_everythi
     assert first.success
     shards, checkpoints, adapter = (metadata(first, a) for a in ("packed_shards", "checkpoints", "adapter"))
     assert shards["window_fill_percent"] > 70 and 0 < shards["trained_percent"] < 50
-    assert "**" in shards["one window"] and shards["lengths"].startswith("![")
+    assert shards["samples"].startswith("![") and shards["lengths"].startswith("![")
     assert checkpoints["loss curve"].startswith("![") and checkpoints["final_loss"] < 6
     assert checkpoints["attempts"] == 1 and adapter["form"] == "LoRA adapter"
     assert {c.check_name: c.passed for c in first.get_asset_check_evaluations()} == {
         "loss_mask": True,
         "complete": True,
+        "packing_certificate": True,
     }
     second = run(prepared)
     for asset, before in (("packed_shards", shards), ("checkpoints", checkpoints), ("adapter", adapter)):
