@@ -34,7 +34,7 @@ from ft_pipeline.workers.pool import Pool, Workforce
 
 ROOM = Path(__file__).parent
 HERE = Pool(1)
-UNHASHED = ("assets.py", "figures.py", "difference.py", "difference_rows.py", "__init__.py", "main.py")
+UNHASHED = ("assets.py", "balance.py", "figures.py", "difference.py", "difference_rows.py", "__init__.py", "main.py")
 MIN_THRESHOLD = 0.5
 POLL_SECONDS = 0.5
 SMALL_BYTES = 16 << 20
