@@ -36,7 +36,7 @@ with warnings.catch_warnings():
 
 @dg.asset(
     key=CHECKPOINTS, deps=[PACKED_SHARDS, PINNED_BASE], partitions_def=recipes, group_name="finetune", pool="gpu-train",
-    kinds={"pytorch", "huggingface"}, owners=["team:ml-platform"], required_resource_keys={"house"}, 
+    kinds={"pytorch", "huggingface"}, owners=["team:ml-platform"], required_resource_keys={"house"},
     check_specs=[COMPLETE, CERTIFICATE],
     description="Trained tensors with the proof that the run is complete. A stopped run resumes bit for bit.",
 )  # fmt: skip

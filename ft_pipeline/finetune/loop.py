@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ft_pipeline.encode.artifact import Window
 from ft_pipeline.errors import Interrupted, TrainingFailed
-from ft_pipeline.finetune.batches import Batch, batch_of
 from ft_pipeline.finetune.checkpoint import Checkpoints, State
-from ft_pipeline.finetune.methods import causal
+from ft_pipeline.finetune.methods.method import Method
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import Trainee
+from ft_pipeline.finetune.parallel import World
 from ft_pipeline.finetune.preemption import StopRequest
 from ft_pipeline.finetune.schedule import Schedule, mine, noise_seed
-
-LOSSES = {"sft": causal.loss_sum, "cpt": causal.loss_sum}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +25,14 @@ class Run:
     """Everything that a run works with."""
 
     trainee: Trainee
+    method: Method
     schedule: Schedule
-    train: Sequence[Window]
-    validation: Sequence[Window]
+    train: Sequence[Any]
+    validation: Sequence[Any]
     checkpoints: Checkpoints
     metrics: Metrics
     stop: StopRequest
+    world: World = field(default_factory=World)
 
 
 def make_deterministic(threads: int) -> None:
@@ -62,19 +61,19 @@ def train(run: Run) -> State:
             run.checkpoints.save(state, run.trainee.tensors(), optimizer.state_dict())
 
 
-def mean_loss(run: Run, windows: Sequence[Window]) -> float | None:
-    """Mean NLL per trained token in nats, without gradient; None when a stop was asked for on the way."""
-    total, trained = 0.0, sum(w.trained_tokens for w in windows)
+def mean_loss(run: Run, items: Sequence[Any]) -> float | None:
+    """Mean loss by the method's weight (nats per trained token), without gradient; None when a stop was asked for on the way."""
+    total, weight = 0.0, sum(run.method.weight(item) for item in items)
     size = run.schedule.section.windows_per_micro
     run.trainee.model.eval()
-    for start in range(0, len(windows), size):
+    for start in range(0, len(items), size):
         if run.stop.asked:
             break
-        batch = _batch(run, windows[start : start + size])
+        batch = run.method.batch(run.trainee, items[start : start + size])
         with torch.no_grad(), run.trainee.precision():
-            total += float(causal.loss_sum(run.trainee.model, batch))
+            total += float(run.method.loss(run.trainee, batch).total)
     run.trainee.model.train()
-    return None if run.stop.asked else total / trained
+    return None if run.stop.asked else total / weight
 
 
 def _optimizer(trainee: Trainee) -> torch.optim.AdamW:
@@ -125,26 +124,8 @@ def _stop(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
 def _step(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     """One optimizer step; the state moves on by one entry."""
     started = time.monotonic()
-    schedule = run.schedule
-    rate = schedule.learning_rate(state.step)
-    micros = mine(state.step, schedule.micros_per_step)
-    batches = {micro: [run.train[i] for i in schedule.windows_of(micro)] for micro in micros}
-    trained = sum(w.trained_tokens for windows in batches.values() for w in windows)
-    loss = torch.zeros((), device=run.trainee.device)
-    tokens = 0
-    for micro, windows in batches.items():
-        torch.manual_seed(noise_seed(schedule.section.seed, micro))
-        batch = _batch(run, windows)
-        with run.trainee.precision():
-            part = LOSSES[schedule.section.method](run.trainee.model, batch) / trained
-        part.backward()
-        loss += part.detach()
-        tokens += batch.tokens
-    norm = torch.nn.utils.clip_grad_norm_(run.trainee.trained, schedule.section.max_grad_norm)
-    entry = {
-        "step": state.step + 1, "loss": float(loss), "grad_norm": float(norm), "learning_rate": rate,
-        "tokens": tokens, "trained_tokens": trained,
-    }  # fmt: skip
+    rate = run.schedule.learning_rate(state.step)
+    entry = {"step": state.step + 1, **_gradients(run, state.step), "learning_rate": rate}
     _refuse_not_finite(entry)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -155,8 +136,26 @@ def _step(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     run.metrics.stepped(entry, seconds=time.monotonic() - started)
 
 
-def _batch(run: Run, windows: Sequence[Window]) -> Batch:
-    return batch_of(windows, flat=run.trainee.flat, device=run.trainee.device)
+def _gradients(run: Run, step: int) -> dict[str, Any]:
+    """Forward and backward over the step's micro-batches, gradients clipped; what the step tells besides its rate."""
+    schedule, method = run.schedule, run.method
+    every = range(step * schedule.micros_per_step, (step + 1) * schedule.micros_per_step)
+    weight = sum(method.weight(run.train[i]) for micro in every for i in schedule.windows_of(micro))
+    sums: dict[str, torch.Tensor] = {"loss": torch.zeros((), device=run.trainee.device)}
+    tokens = 0
+    for micro in mine(step, schedule.micros_per_step, (run.world.rank, run.world.size)):
+        torch.manual_seed(noise_seed(schedule.section.seed, micro))
+        batch = method.batch(run.trainee, [run.train[i] for i in schedule.windows_of(micro)])
+        with run.trainee.precision():
+            found = method.loss(run.trainee, batch)
+            part = found.total / weight
+        part.backward()
+        for name, value in {"loss": part, **{n: v / weight for n, v in found.facts.items()}}.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+        tokens += batch.tokens
+    norm = torch.nn.utils.clip_grad_norm_(run.trainee.trained, schedule.section.max_grad_norm)
+    told = {name: float(value) for name, value in sums.items()}
+    return {**told, "grad_norm": float(norm), "tokens": tokens, "trained_tokens": int(weight)}
 
 
 def _refuse_not_finite(entry: dict[str, Any]) -> None:

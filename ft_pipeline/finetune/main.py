@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline import settings
-from ft_pipeline.encode.artifact import Window, read_windows
 from ft_pipeline.errors import Interrupted
 from ft_pipeline.finetune.artifact import (
     ADAPTER_CONFIG,
@@ -27,7 +26,7 @@ from ft_pipeline.finetune.metrics import Metrics, Mirror, next_attempt
 from ft_pipeline.finetune.preemption import StopRequest
 from ft_pipeline.finetune.schedule import Schedule
 from ft_pipeline.recipe import Finetune
-from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.fingerprint import canonical_json, sha256_json
 from ft_pipeline.workers.child import run_child
 from ft_pipeline.workers.job import Job
@@ -47,11 +46,10 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     stop = StopRequest()
     section = read_section(job.section)
     shards, base = store.fetch(job.spec.parents["shards"]), store.fetch(job.spec.parents["base"])
-    train, validation = list(read_windows(shards, "train")), list(read_windows(shards, "validation"))
-    schedule = Schedule(section=section, windows=len(train))
+    schedule = Schedule(section=section, windows=shards.manifest.counts["train_windows"])
     metrics = _metrics(job, schedule, mailbox)
     try:
-        run, boundary = _prepared(job, (base.folder, schedule, metrics, stop), (train, validation))
+        run, boundary = _prepared(job, (base.folder, schedule, metrics, stop), shards)
         state = _trained(run)
         with store.publish(job.spec) as draft:
             _write(draft.folder, run, state)
@@ -90,26 +88,29 @@ def _close(metrics: Metrics, status: str) -> None:
 
 
 def _prepared(
-    job: Job, parts: tuple[Path, Schedule, Metrics, StopRequest], windows: tuple[list[Window], list[Window]]
+    job: Job, parts: tuple[Path, Schedule, Metrics, StopRequest], shards: Artifact
 ) -> tuple[Run, dict[str, Any]]:
     """The run, ready to step, and what the boundary check found on the untrained model."""
     from ft_pipeline.finetune.boundary import check_boundaries
     from ft_pipeline.finetune.checkpoint import Checkpoints
     from ft_pipeline.finetune.loop import Run, make_deterministic
+    from ft_pipeline.finetune.methods.method import method_of
     from ft_pipeline.finetune.model import load_trainee
 
     folder, schedule, metrics, stop = parts
     place = job.placement
     make_deterministic(place.threads)
     trainee = load_trainee(folder, schedule.section, device=place.device)
-    boundary = check_boundaries(trainee, windows[0])
+    method = method_of(schedule.section, cache=settings.load().work / "windows")
+    train, validation = (method.items(shards, split) for split in ("train", "validation"))
+    boundary = check_boundaries(trainee, train)
     checkpoints = Checkpoints(
         job.folder / CHECKPOINTS, job.spec.fingerprint, metrics.listener,
         keep=place.keep_checkpoints, every_steps=place.checkpoint_steps, every_seconds=place.checkpoint_minutes * 60,
     )  # fmt: skip
     log(metrics.listener, f"attempt {metrics.attempt}: {schedule.steps} steps, boundary check {boundary}")
     return Run(
-        trainee=trainee, schedule=schedule, train=windows[0], validation=windows[1],
+        trainee=trainee, method=method, schedule=schedule, train=train, validation=validation,
         checkpoints=checkpoints, metrics=metrics, stop=stop,
     ), boundary  # fmt: skip
 

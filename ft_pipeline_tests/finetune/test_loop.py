@@ -15,6 +15,7 @@ from ft_pipeline.finetune.batches import batch_of, single_rows
 from ft_pipeline.finetune.checkpoint import Checkpoints
 from ft_pipeline.finetune.loop import Run, make_deterministic, train
 from ft_pipeline.finetune.methods.causal import loss_sum, token_losses
+from ft_pipeline.finetune.methods.method import method_of
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import load_trainee
 from ft_pipeline.finetune.schedule import Schedule
@@ -46,6 +47,7 @@ def run_over(road, tmp_path: Path, *, stop=None, listener=ignore, every_steps=50
     folder.mkdir(exist_ok=True)
     return Run(
         trainee=load_trainee(road.base.folder, section),
+        method=method_of(section, cache=folder / "windows"),
         schedule=schedule,
         train=train_windows,
         validation=list(read_windows(road.shards, "validation")),
