@@ -48,6 +48,25 @@ def test_from_row_to_answer_runs_without_a_demo(home, tmp_path: Path) -> None:
     assert not home.home.exists(), "the small run lives in a folder of its own"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_why_was_this_row_dropped_makes_its_own_data(home, tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    book = nbformat.read(PROJECT / "notebooks" / "why-was-this-row-dropped.ipynb", as_version=4)
+    for cell in _code(book):
+        cell.outputs, cell.execution_count = [], None
+    NotebookClient(book, timeout=250, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "\n".join(_text(output) for cell in _code(book) for output in cell.outputs)
+    for promised in (
+        "curated_dataset", "not_json", "role_order", "near_duplicate", "prompts with several answers", "cooking-2", "[EMAIL]",
+        "other_language", "toxic", "dropped in curated_dataset", "rows unchanged", "near_duplicates.policy", "other_line", "was not_json",
+    ):  # fmt: skip
+        assert promised in said, promised
+    assert sum("image/png" in output.get("data", {}) for cell in _code(book) for output in cell.outputs) == 5
+    assert not home.home.exists(), "its data lives in a folder of its own"
+
+
 def _assert_row_is_followed(said: list[str]) -> None:
     """The row that is introduced is the one that an adapter was trained on; a dropped row reached none."""
     followed = next(ROW_ID.search(text) for text in said if "we follow" in text)
