@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -41,51 +41,8 @@ from ft_pipeline.recipe_data import (  # noqa: F401
     Toxicity,
     is_name,
 )
+from ft_pipeline.recipe_training import Distill, Finetune, Lora, Preference, RewardModel  # noqa: F401
 from ft_pipeline.store.fingerprint import sha256_json
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lora:
-    """Low-rank adapters (arXiv 2106.09685): W + (alpha / rank) B A."""
-
-    __pydantic_config__ = STRICT
-    rank: int
-    alpha: int
-    dropout: float = 0.0
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    quantize: Literal["none", "nf4"] = "none"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finetune:
-    """How the weights change. A decision (learning rate, epochs, batch) has no default; a habit has one."""
-
-    __pydantic_config__ = STRICT
-    method: Literal["sft", "cpt", "dpo"]
-    lora: Lora | None
-    """`null` trains every weight."""
-    learning_rate: float
-    epochs: int
-    windows_per_step: int
-    """Windows in one optimizer step over all ranks."""
-    windows_per_micro: int
-    """Windows in one forward pass: composed independently of the world size."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_share: float = 0.03
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    beta: float | None = None
-    """DPO only."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.windows_per_step % self.windows_per_micro:
-            raise ValueError(
-                f"windows_per_step {self.windows_per_step} is not a multiple of windows_per_micro {self.windows_per_micro}"
-            )
-        if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
-            raise ValueError(f"learning_rate {self.learning_rate} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +162,7 @@ def read(path: Path) -> Recipe:
     if not path.is_file():
         raise NotFoundError(f"no recipe at {path}", cure="`ft-pipeline recipes` lists those that are known")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = document_of(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a date like 2026-13-45
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
@@ -213,6 +170,23 @@ def read(path: Path) -> Recipe:
             f"{path} holds {type(document).__name__}, not a mapping", cure="copy one of `ft-pipeline recipes`"
         )
     return parse(document, origin=str(path))
+
+
+class _Plain(yaml.SafeLoader):
+    """Only `true` and `false` are truth values, as in YAML 1.2: here `off` is a policy, and `no` is Norwegian."""
+
+
+TRUTH = "tag:yaml.org,2002:bool"
+_Plain.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] != TRUTH]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Plain.add_implicit_resolver(TRUTH, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def document_of(text: str) -> Any:
+    """The plain values in a recipe's YAML. Raises yaml.YAMLError, ValueError."""
+    return yaml.load(text, Loader=_Plain)  # noqa: S506 - a safe loader
 
 
 def _explain(error: Any) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ft_pipeline import recipe, settings
 from ft_pipeline.acquire import hub
+from ft_pipeline_tests import road
 
 FOLDER = settings.PACKAGE / "recipes"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -32,7 +34,7 @@ def test_recipe_parses_and_names_its_policy(path: Path) -> None:
     assert made.description
     assert (settings.PACKAGE / "gate" / "policies" / f"{made.gate.policy}.yaml").is_file()
     assert made.dataset.licence != "unknown"
-    assert made.finetune.method != "dpo" or made.finetune.beta is not None
+    assert made.finetune.method != "dpo" or made.finetune.preference is not None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -56,3 +58,13 @@ def test_every_decision_has_a_comment(path: Path) -> None:
     assert lines[0].startswith("# ")
     section = lines[lines.index("finetune:") + 1 : lines.index("gate:")]
     assert sum("#" in line for line in section) >= len(section) // 2
+
+
+def test_off_is_a_policy_and_no_is_a_language(tmp_path: Path) -> None:
+    text = yaml.safe_dump(road.document()).replace(
+        "curate:\n", "curate:\n  near_duplicates: {policy: off}\n  language: {keep: [no, en]}\n"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    made = recipe.read(tmp_path / "r.yaml").curate
+    assert made.near_duplicates.policy == "off" and made.language.keep == ("no", "en")
+    assert recipe.document_of("a: [true, False, yes, on, null, 1]")["a"] == [True, False, "yes", "on", None, 1]

@@ -16,12 +16,14 @@ from ft_pipeline.encode.example_rows import (
     Prompt,
     Reference,
     example_kind,
+    labelled_at,
     mismatched,
     read_labelled,
     read_pairs,
     read_prompts,
     read_reference,
 )
+from ft_pipeline.encode.reference import Measure, reference_job, reference_spec
 from ft_pipeline.recipe import Encode, identity
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.files import beside, sync_file
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Labelled", "Pair", "Prompt", "Reference", "example_kind", "mismatched", "read_labelled", "read_pairs", "read_prompts",
-    "read_reference",
+    "Labelled", "Measure", "Pair", "Prompt", "Reference", "example_kind", "labelled_at", "mismatched", "read_labelled", "read_pairs",
+    "read_prompts", "read_reference", "reference_job", "reference_spec",
 ]  # fmt: skip
-"""Of example_rows.py, for the rooms below: they may import this file only."""
+"""Of example_rows.py and reference.py, for the rooms below: they may import this file only."""
 
 KIND = "packed_shards"
 SPLITS = ("train", "validation")

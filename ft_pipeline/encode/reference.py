@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_pipeline.encode.artifact import base_digests
 from ft_pipeline.encode.example_rows import Labelled, Pair
 from ft_pipeline.recipe import STRICT
 from ft_pipeline.store.fingerprint import code_digest
@@ -39,6 +38,9 @@ class Measure:
 
 def reference_spec(measure: Measure, *, shards: Artifact, reference: Artifact) -> Spec:
     """What decides the numbers: rows, reference model, its tokenizer and template, number type and batches."""
+    # artifact.py hands this function on to the rooms below
+    from ft_pipeline.encode.artifact import base_digests
+
     here, digests = Path(__file__).parent, base_digests(reference)
     return Spec(
         kind=KIND,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ft_pipeline.encode.artifact import statistics
 from ft_pipeline.errors import IntegrityError, RecipeError
+from ft_pipeline.finetune.requirements import refuse_kind, refuse_sections
 from ft_pipeline.recipe import STRICT, Finetune, Recipe, identity
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.fingerprint import code_digest
@@ -58,13 +61,15 @@ class Completion:
     """What the packed-against-single check found before the first step."""
 
 
-def checkpoints_spec(section: Finetune, *, shards: Ref, base: Ref) -> Spec:
-    """What trained tensors are made of."""
+def checkpoints_spec(
+    section: Finetune, *, shards: Ref, base: Ref, others: Mapping[str, Ref] = MappingProxyType({})
+) -> Spec:
+    """What trained tensors are made of. `others`: what the method reads besides, by role (requirements.parent_specs)."""
     here = Path(__file__).parent
     return Spec(
         kind=CHECKPOINTS_KIND,
         config=identity(section),
-        parents={"shards": shards, "base": base},
+        parents={"shards": shards, "base": base, **others},
         code=code_digest(*(here / name for name in RUNTIME)),
     )
 
@@ -111,14 +116,7 @@ def read_losses(artifact: Artifact) -> list[dict[str, Any]]:
 def refuse_unsupported(recipe: Recipe) -> None:
     """Raises RecipeError for what this version cannot train, before anything is computed."""
     section = recipe.finetune
-    if section.method == "dpo":
-        raise RecipeError(
-            "finetune.method dpo is not in this version: preference training arrives with a later one",
-            why="The recipe is valid and stays so; only running it is refused.",
-            cure="method: sft on the chosen answers",
-        )
-    if section.beta is not None:
-        raise RecipeError(f"finetune.beta {section.beta} belongs to dpo, not to {section.method}", cure="leave it out")
+    refuse_sections(section)
     if section.epochs < 1 or section.windows_per_micro < 1:
         raise RecipeError(
             f"epochs {section.epochs} and windows_per_micro {section.windows_per_micro} must be at least 1"
@@ -150,12 +148,7 @@ def _refuse_lora(recipe: Recipe) -> None:
 
 def refuse_misfit(section: Finetune, *, shards: Artifact, base: Artifact) -> None:
     """Raises RecipeError when the shards are of another method, do not fill one step, or hold rows longer than the base model reads."""
-    if kind := statistics(shards).get("examples"):
-        raise RecipeError(
-            f"the dataset holds rows of kind {kind}, finetune.method {section.method} trains on windows",
-            why="Windows are made of conversations, completions and texts.",
-            cure="a dataset of one of those",
-        )
+    refuse_kind(section, statistics(shards).get("examples"))
     windows = shards.manifest.counts["train_windows"]
     if windows < section.windows_per_step:
         raise RecipeError(

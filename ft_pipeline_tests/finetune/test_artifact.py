@@ -8,15 +8,29 @@ import pytest
 
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune.artifact import base_name, checkpoints_spec, refuse_misfit, refuse_unsupported
-from ft_pipeline.recipe import Lora
+from ft_pipeline.recipe import Distill, Lora, Preference, RewardModel
 from ft_pipeline_tests import tiny
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"method": "dpo", "beta": 0.1}, "preference training arrives with a later one"),
-        ({"beta": 0.1}, "belongs to dpo"),
+        ({"method": "dpo"}, "method dpo needs finetune.preference"),
+        ({"preference": Preference(beta=0.1)}, "preference belongs to dpo, simpo, orpo, kto, not to sft"),
+        (
+            {"method": "simpo", "preference": Preference(beta=2.0, reference="ab")},
+            "reference ab belongs to dpo, kto, not to simpo",
+        ),
+        ({"method": "dpo", "preference": Preference(beta=0.1, gamma=1.0)}, "gamma 1.0 belongs to simpo, not to dpo"),
+        ({"method": "dpo", "preference": Preference(beta=0.1, loss="kto")}, "kto is not a loss of dpo"),
+        ({"method": "kto", "preference": Preference(beta=0.1, loss="ipo")}, "ipo is not a loss of kto"),
+        (
+            {"method": "dpo", "preference": Preference(beta=0.1, label_smoothing=0.1)},
+            "does not change the loss sigmoid",
+        ),
+        ({"method": "dpo", "preference": Preference(beta=0.1, loss="exo_pair")}, "needs a label_smoothing above 0"),
+        ({"method": "distill"}, "method distill needs finetune.distill"),
+        ({"method": "sft", "reward": RewardModel()}, "reward belongs to reward, not to sft"),
         ({"epochs": 0}, "at least 1"),
         ({"warmup_share": 1.0}, "below 1"),
         ({"lora": Lora(rank=8, alpha=16, quantize="nf4")}, "CUDA"),
@@ -31,7 +45,17 @@ def test_what_this_version_cannot_train_is_refused_with_the_reason(changes, says
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"lora": None}, {"method": "cpt"}, {"lora": Lora(rank=8, alpha=16, dropout=0.1)}]
+    "changes",
+    [
+        {},
+        {"lora": None},
+        {"method": "cpt"},
+        {"lora": Lora(rank=8, alpha=16, dropout=0.1)},
+        {"method": "reward"},
+        {"method": "dpo", "preference": Preference(beta=0.1, loss="robust", label_smoothing=0.1)},
+        {"method": "kto", "preference": Preference(beta=0.1, undesirable_weight=2.0)},
+        {"method": "distill", "distill": Distill(teacher="ab", alpha=0.5)},
+    ],
 )
 def test_what_it_can_train_is_not(changes):
     refuse_unsupported(tiny.recipe(**changes))
@@ -42,8 +66,21 @@ def test_a_dataset_of_preferences_is_not_trained_as_windows(road):
     bad = [{"role": "assistant", "content": "no"}]
     rows = [{"prompt": [{"role": "user", "content": f"{n}?"}], "chosen": turns[1:2], "rejected": bad} for n in range(9)]
     shards = tiny.publish_shards(road.store, tiny.publish_curated(road.store, rows, shape="preference"), road.base)
-    with pytest.raises(RecipeError, match="rows of kind pair"):
+    with pytest.raises(RecipeError, match="rows of kind pair, finetune.method sft trains on windows") as refused:
         refuse_misfit(tiny.recipe().finetune, shards=shards, base=road.base)
+    assert "method: dpo or simpo or orpo or reward" in refused.value.cure
+    kto = tiny.recipe(method="kto", preference=Preference(beta=0.1)).finetune
+    with pytest.raises(RecipeError, match="trains on rows of kind labelled"):
+        refuse_misfit(kto, shards=shards, base=road.base)
+
+
+def test_windows_are_not_compared(road):
+    dpo = tiny.recipe(method="dpo", preference=Preference(beta=0.1)).finetune
+    with pytest.raises(
+        RecipeError, match="holds packed windows, finetune.method dpo trains on rows of kind pair"
+    ) as refused:
+        refuse_misfit(dpo, shards=road.shards, base=road.base)
+    assert "layout preference" in refused.value.cure
 
 
 def test_fewer_windows_than_one_step_are_refused(road):
