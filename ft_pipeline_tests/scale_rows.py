@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-MEAN_CHARACTERS = 400
+MEAN_CHARACTERS = 345
 PROMPT_SHARE = 0.25
 EXACT_SHARE, NEAR_SHARE = 0.03, 0.05
 QUESTIONS = 10_000
@@ -48,7 +48,7 @@ def rows(number: int, *, seed: int = 0) -> Iterator[tuple[str, str]]:
                 _text(rng, pool, PROMPT_SHARE * MEAN_CHARACTERS),
                 _text(rng, pool, (1 - PROMPT_SHARE) * MEAN_CHARACTERS),
             )
-            if len(kept) < 20_000:
+            if len(kept) < 200_000:
                 kept.append(row)
             yield row
 
@@ -107,8 +107,10 @@ CHATML = (
 
 
 def _text(rng: random.Random, pool: list[str], characters: float) -> str:
-    parts, size, wanted = [], 0, rng.uniform(0.5, 1.5) * characters
-    while size < wanted:
+    parts: list[str] = []
+    size, wanted = 0, rng.uniform(0.5, 1.5) * characters
+    # two at least: by one alone, a million rows would share their prompts
+    while size < wanted or len(parts) < 2:
         parts.append(rng.choice(pool))
         size += len(parts[-1]) + 2
     return ". ".join(parts)

@@ -7,7 +7,7 @@ rows, or a task that any process can do from the files of the blocks: one proces
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,8 +24,8 @@ from ft_pipeline.workers.pool import Pool, Workforce
 Policy = Literal["prompt_and_response", "whole_example", "off"]
 PREFILTER_SLACK = 0.1
 """Candidates whose estimate is so much below the threshold are passed over: dropped 0 of 2,522 true pairs (curate-encode.md)."""
-MAX_ANSWERS = 16
-"""Answers to one prompt that are compared with each other for the conflict report."""
+ALL_PAIRS, MAX_ANSWERS = 4, 16
+"""Of the answers to one prompt the first 4 are compared with each other for the conflict report, the next 12 with the first."""
 FEW_PAIRS = 1 << 15
 """Below so many pairs no further process is started: starting one takes a second."""
 TASK_PAIRS = 1 << 13
@@ -222,18 +222,16 @@ class _Search:
 
 
 def _pairs_in_groups(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of the first 16 members of each group."""
+    """All pairs of the first 4 members of each group, and each further one up to the 16th with the first: a line, not a square."""
     order = np.argsort(group, kind="stable")
     placed = group[order]
     new = np.r_[True, placed[1:] != placed[:-1]][: len(placed)]
-    place = np.arange(len(placed)) - np.maximum.accumulate(np.where(new, np.arange(len(placed)), 0))
-    order, placed = order[place < MAX_ANSWERS], placed[place < MAX_ANSWERS]
-    sides = list(_at_distance(order, placed))
-    return tuple(np.concatenate([np.empty(0, np.int64), *side]) for side in zip(*sides, strict=True))  # type: ignore[return-value]
-
-
-def _at_distance(order: np.ndarray, placed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    yield np.empty(0, np.int64), np.empty(0, np.int64)
-    for distance in range(1, MAX_ANSWERS):
-        same = np.flatnonzero(placed[distance:] == placed[:-distance])
-        yield order[same], order[same + distance]
+    first = np.maximum.accumulate(np.where(new, np.arange(len(placed)), 0))
+    place = np.arange(len(placed)) - first
+    left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for distance in range(1, ALL_PAIRS):
+        near = np.flatnonzero((place >= distance) & (place < ALL_PAIRS))
+        left.append(order[near - distance])
+        right.append(order[near])
+    far = np.flatnonzero((place >= ALL_PAIRS) & (place < MAX_ANSWERS))
+    return np.concatenate([*left, order[first[far]]]), np.concatenate([*right, order[far]])
