@@ -101,6 +101,36 @@ def child_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rank:
+    """Which process of a training run this is, as its starter (finetune/ranks.py or torchrun) says."""
+
+    rank: int
+    size: int
+    local_rank: int
+    """On this machine: the number of its GPU."""
+    rendezvous: str
+    """Where the processes find each other: a PyTorch init_method."""
+
+
+def rank_here() -> Rank | None:
+    """None in a process that is no part of a group."""
+    if "RANK" not in os.environ:
+        return None
+    return Rank(
+        rank=_whole_number("RANK", 0, least=0),
+        size=_whole_number("WORLD_SIZE", 1),
+        local_rank=_whole_number("LOCAL_RANK", 0, least=0),
+        rendezvous=os.environ.get("FT_RENDEZVOUS") or "env://",
+    )
+
+
+def rank_environment(rank: int, size: int, rendezvous: str) -> dict[str, str]:
+    """The environment of a process of a group on this machine."""
+    names = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "FT_RENDEZVOUS": rendezvous}
+    return {**os.environ, **names}
+
+
 def _whole_number(name: str, default: int, *, least: int = 1) -> int:
     said = os.environ.get(name) or str(default)
     if not said.isdecimal() or int(said) < least:

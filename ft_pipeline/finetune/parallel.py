@@ -1,24 +1,140 @@
-"""The processes of a run: one, or several that share the micro-batches of a step and agree on everything else."""
+"""The processes of a run: one, or several that share the micro-batches of a step and agree on everything else.
+
+Two ways to share: replicas (each process holds every weight, gradients are summed) and shards (FSDP2, sharding.py). Either way a
+process computes the micro-batches that `schedule.mine` deals to it, the loss is divided by the weight of the whole step, and sums
+over processes differ from one process only in the order of additions.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
+
+from ft_pipeline.errors import RecipeError
+from ft_pipeline.finetune import sharding
+from ft_pipeline.settings import Rank, rank_here
+from ft_pipeline.workers.job import Placement
+
+BUCKET_ELEMENTS = 8 << 20
+"""Gradients travel in pieces of 32 MiB in float32: large enough that latency does not count, small enough that they overlap."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class World:
-    """This process among those of the run."""
+    """This process among those of the run. Alone, every method gives back what it is given."""
 
     rank: int = 0
     size: int = 1
+    sharded: bool = False
+    """Parameters, gradients and Adam states are split (FSDP2); False: a replica in every process."""
+    control: Any = None
+    """Gloo group for votes and sums of plain numbers: never the one of the gradients."""
+    model: Any = None
 
     @property
     def leads(self) -> bool:
         """True for the one that writes files and tells what happens."""
         return self.rank == 0
 
-    def summed(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, in every process."""
-        return values
+    def spread(self, trainee: Any) -> None:
+        """Readies the loaded model for this world; before the optimizer is made. Every process has loaded the same one."""
+        self.model = trainee.model
+        if self.sharded:
+            sharding.shard(trainee.model, device=trainee.device, size=self.size)
+
+    def agreed(self, *claims: bool) -> tuple[bool, ...]:
+        """Each claim as all processes see it: True when one of them says so. Measured in test_parallel: well under 1 ms."""
+        if self.size == 1:
+            return claims
+        flags = torch.tensor([int(claim) for claim in claims], dtype=torch.int32)
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
+        return tuple(bool(flag) for flag in flags.tolist())
+
+    def summed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sum of each value over all processes, in float64. Every process names the same values."""
+        if self.size == 1:
+            return dict(values)
+        names = sorted(values)
+        sums = torch.tensor([values[name] for name in names], dtype=torch.float64)
+        dist.all_reduce(sums, group=self.control)
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    def shares(self, items: Sequence[Any]) -> Iterator[tuple[Any, bool]]:
+        """What this process computes of some items, each with whether it counts: the same number in every process.
+
+        Where the items do not divide, the last ones of some processes are computed and not counted: a sharded model's forward
+        pass is a collective, so no process may skip it.
+        """
+        for start in range(0, len(items), self.size):
+            place = start + self.rank
+            yield items[min(place, len(items) - 1)], place < len(items)
+
+    def exchanges(self, now: bool) -> None:
+        """Says before a backward pass whether it is the step's last: only then do shards exchange gradients."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(now)
+
+    def reduce(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """After the step's last backward pass: the sum of each gradient over all replicas. Shards have exchanged theirs already."""
+        if self.size == 1 or self.sharded:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flying = []
+        for bucket in _buckets(gradients):
+            flat = torch.cat([g.reshape(-1) for g in bucket])
+            flying.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in flying:
+            work.wait()
+            parts = flat.split([g.numel() for g in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier(group=self.control)
+
+    def leave(self) -> None:
+        """Ends the group; the last thing that a process does with it."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def join(placement: Placement) -> World:
+    """The world of this process, from what its starter put into the environment. Raises RecipeError when that contradicts the placement.
+
+    Returns when all processes have come. A run of one process needs no group.
+    """
+    here = rank_here()
+    if here is None:
+        return World()
+    if here.size != placement.processes:
+        raise RecipeError(
+            f"this is process {here.rank} of {here.size}, the placement says {placement.processes}",
+            cure="start as many processes as placement.processes",
+        )
+    if placement.device == "cuda":
+        torch.cuda.set_device(here.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if placement.device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=here.rendezvous, rank=here.rank, world_size=here.size)
+    sharded = placement.sharding == "fsdp"
+    return World(rank=here.rank, size=here.size, sharded=sharded, control=dist.new_group(backend="gloo"))
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Neighbours of one type, together up to the size of a bucket: the same in every process."""
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET_ELEMENTS
+        if bucket and (full or bucket[0].dtype != tensor.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

@@ -8,13 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ft_pipeline.errors import RecipeError
 from ft_pipeline.recipe import STRICT
 from ft_pipeline.store.manifest import Ref, Spec
+
+Sharding = Literal["none", "ddp", "fsdp", "zero1", "zero2", "zero3"]
+"""`none`, `ddp`: a replica in every process. `fsdp`: weights, gradients and Adam states split (FSDP2). `zero1..3`: DeepSpeed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """Where and how a job runs. No field changes the weights (on one kind of device, at one thread count: bit for bit)."""
+    """Where and how a job runs. No field changes the weights.
+
+    On one kind of device, at one thread count and with the same `processes` and `sharding`: bit for bit. Another number of
+    processes or way of sharing adds the same numbers in another order (measured: test_ranks.py); a run may change it when it resumes.
+    """
 
     __pydantic_config__ = STRICT
     worker: Literal["local"] = "local"
@@ -25,6 +33,14 @@ class Placement:
     keep_checkpoints: int = 2
     grace_seconds: float = 110
     """Between SIGTERM and SIGKILL when a run is cancelled."""
+    processes: int = 1
+    """That train together on this machine, one for each GPU. Must divide the micro-batches of a step."""
+    sharding: Sharding = "none"
+    """What several processes do with the weights: see Sharding."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise RecipeError(f"placement.processes {self.processes} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
