@@ -166,15 +166,18 @@ def _lines(one: Any) -> Iterator[Text]:
     if one.new_text is not None:
         yield Text(f"  now: {_one_line(one.new_text)}", style="dim")
     if one.stands_for:
-        yield Text(f"  kept instead: {one.stands_for} {_likeness(one.evidence)}{_one_line(one.stands_for_text or '')}")
+        yield Text(f"  kept instead: {one.stands_for} {_likeness(one)}{_one_line(one.stands_for_text or '')}")
     elif one.evidence:
         yield Text("  " + _one_line("  ".join(f"{k} {v}" for k, v in one.evidence.items())))
 
 
-def _likeness(evidence: Mapping[str, Any]) -> str:
-    edge = evidence.get("edge", {})
+def _likeness(one: Any) -> str:
+    """How alike the pair is that ties the row to the one that is kept: often that one itself, else a row between them."""
+    edge = one.evidence.get("edge", {})
     told = [f"{side} {edge[f'{side}_j']:.2f}" for side in ("prompt", "response") if edge.get(f"{side}_j") is not None]
-    return f"({', '.join(told)} alike) " if told else ""
+    ends = {edge.get("kept_id"), edge.get("other_id")} - {one.row_id}
+    between = "" if one.stands_for in ends else f" to {', '.join(sorted(filter(None, ends)))}"
+    return f"({', '.join(told)} alike{between}) " if told else ""
 
 
 def _one_line(text: str) -> str:

@@ -30,7 +30,7 @@ class Example:
     evidence: Mapping[str, Any]
     """Of the ledger of the version that does not have the row."""
     text: str
-    """The row's first characters, for a changed row from a little before the first difference."""
+    """The row's first characters; of a changed row, and of one that another stands for, from a little before the first difference."""
     new_text: str | None
     """Of a changed row."""
     stands_for: str | None
@@ -94,23 +94,31 @@ def _example(
     row: Mapping[str, Any], evidence: Mapping[str, Any], texts: list[dict[str, Words]], *, stands_for: str | None
 ) -> Example:
     home, other = texts if row["change"] != "added" else reversed(texts)
-    text, new_text = home.get(row["row_id"], NOTHING).plain, None
+    this, new, kept = home.get(row["row_id"], NOTHING), None, None
     if row["change"] == "changed":
-        text, new_text = _apart(home.get(row["row_id"], NOTHING), other.get(row["new_row_id"], NOTHING))
-    kept = other.get(stands_for, home.get(stands_for, NOTHING)).plain if stands_for else None
+        new = other.get(row["new_row_id"], NOTHING)
+    elif stands_for:
+        kept = other.get(stands_for, NOTHING)
+    beside = new or kept
+    text, second = _apart(this, beside) if beside else (_cut(this.plain, 0), None)
     return Example(
-        **{name: row[name] for name in COLUMNS}, evidence=evidence, text=text[:SHOWN_CHARACTERS],
-        new_text=new_text and new_text[:SHOWN_CHARACTERS], stands_for=stands_for,
-        stands_for_text=kept and kept[:SHOWN_CHARACTERS],
+        **{name: row[name] for name in COLUMNS}, evidence=evidence, text=text, new_text=second if new else None,
+        stands_for=stands_for, stands_for_text=second if kept else None,
     )  # fmt: skip
 
 
-def _apart(before: Words, after: Words) -> tuple[str, str]:
+def _apart(one: Words, other: Words) -> tuple[str, str]:
     """Both from a little before the first difference; rows that say the same may differ in a weight or a label."""
-    text, other = (before.plain, after.plain) if before.plain != after.plain else (before.whole, after.whole)
-    at = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    texts = (one.plain, other.plain) if one.plain != other.plain else (one.whole, other.whole)
+    shorter = min(map(len, texts))
+    at = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), shorter)
     start = max(at - SHOWN_CHARACTERS // 4, 0)
-    return text[start:], other[start:]
+    return _cut(texts[0], start), _cut(texts[1], start)
+
+
+def _cut(text: str, start: int) -> str:
+    shown = text[start : start + SHOWN_CHARACTERS]
+    return ("... " if start else "") + shown + (" ..." if start + SHOWN_CHARACTERS < len(text) else "")
 
 
 class Words(NamedTuple):

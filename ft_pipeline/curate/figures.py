@@ -42,7 +42,8 @@ def length_chart(histogram: Sequence[Mapping[str, int]]) -> str:
 
 def cluster_chart(sizes: Mapping[str, int]) -> str:
     """Markdown with an inline PNG: clusters of variants by the number of their rows, those of one row left out."""
-    shown = {name: count for name, count in sizes.items() if name != "1"}
+    ordered = sorted(sizes.items(), key=lambda item: int(item[0].split("-")[0].rstrip("+")))
+    shown = {name: count for name, count in ordered if name != "1"}
     if not any(shown.values()):
         return "No two kept rows are variants of each other."
     figure, axes = _axes("Clusters of variants: rows that stay in one split together", "rows in the cluster")

@@ -89,6 +89,9 @@ def test_conflicts_are_shown_once_with_both_answers(curated):
 
 def test_pictures_are_png(curated):
     numbers = statistics_of(curated)
+    assert figures.cluster_chart({"101+": 1, "11-100": 2, "2": 3}) == figures.cluster_chart(
+        {"2": 3, "11-100": 2, "101+": 1}
+    )
     for made in (
         figures.cluster_chart(numbers["clusters"]["sizes"]),
         figures.length_chart(numbers["length_histogram"]),
