@@ -95,6 +95,26 @@ def chat_rows(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     return [{"messages": _exchange(i, seed)} for i in range(count)]
 
 
+def pair_rows(count: int) -> list[dict[str, Any]]:
+    """Preference rows: the module that is meant is chosen, another one, said at length, is rejected."""
+    rows = []
+    for i in range(count):
+        question, answer = _exchange(4 * i, 0)[:2]
+        other = WORDS[(WORDS.index(answer["content"]) + 1 + i % 3) % len(WORDS)]
+        wrong = {"role": "assistant", "content": f"{other}, I think"}
+        rows.append({"prompt": [question], "chosen": [answer], "rejected": [wrong]})
+    return rows
+
+
+def labelled_rows(count: int) -> list[dict[str, Any]]:
+    """Labelled rows: of two completions every other one is wanted."""
+    pairs = pair_rows(count)
+    return [
+        {"prompt": p["prompt"], "completion": p["rejected" if i % 2 else "chosen"], "label": i % 2 == 0}
+        for i, p in enumerate(pairs)
+    ]
+
+
 def publish_base(store: Store, folder: Path) -> Artifact:
     """The folder as a `base_model` artifact with `digests.json`, shaped as acquire publishes it."""
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
@@ -158,10 +178,28 @@ def publish_shards(store: Store, curated: Artifact, base: Artifact, *, encode: E
 
 def train_here(store: Store, whole: Recipe, shards: Artifact, base: Artifact, **placement: Any) -> Artifact:
     """Trained `checkpoints`, in this process and without MLflow when FT_MLFLOW is `off`."""
-    from ft_pipeline.finetune import launch, main
+    from ft_pipeline.finetune import main
 
-    job = launch.train_job(whole, shards=shards, base=base, work=store.work, placement=Placement(**placement))
-    return _run_here(store, job, main.body)
+    return _run_here(store, train_job_here(store, whole, {"shards": shards, "base": base}, **placement), main.body)
+
+
+def train_job_here(
+    store: Store, whole: Recipe, parts: dict[str, Artifact], *, teacher: Artifact | None = None, **placement: Any
+) -> Job:
+    """The training job; the reference or the teacher's log-probabilities that it needs are made in this process."""
+    from importlib import import_module
+
+    from ft_pipeline.finetune import launch
+
+    where = (store.work, Placement(**placement))
+    others = launch.parents_made(
+        whole, parts=parts, where=where, find=lambda _digest: _published(teacher),
+        run=lambda job: _run_here(store, job, import_module(job.module).body),
+    )  # fmt: skip
+    refs = {role: made.ref for role, made in others.items()}
+    return launch.train_job(
+        whole, shards=parts["shards"], base=parts["base"], work=where[0], placement=where[1], others=refs
+    )
 
 
 def _run_here(store: Store, job: Job, body: Body) -> Artifact:

@@ -9,7 +9,7 @@ from ft_pipeline.finetune import certificate
 from ft_pipeline.finetune.adapter import package
 from ft_pipeline.finetune.artifact import ADAPTER_CONFIG, read_completion, read_losses, shortfall
 from ft_pipeline.finetune.figures import loss_curve, mlflow_page
-from ft_pipeline.finetune.launch import train_job
+from ft_pipeline.finetune.launch import parents_made, train_job
 from ft_pipeline.partitions import ADAPTER, CHECKPOINTS, PACKED_SHARDS, PINNED_BASE, recipes
 from ft_pipeline.resources import House
 from ft_pipeline.store.artifacts import Artifact
@@ -45,7 +45,21 @@ def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     house: House = context.resources.house
     key = context.partition_key
     shards, base = (house.store.fetch(house.catalog.head(key, asset)) for asset in ("packed_shards", "pinned_base"))
-    job = train_job(house.recipe(key), shards=shards, base=base, work=house.settings.work, placement=house.placement)
+    recipe, where = house.recipe(key), (house.settings.work, house.placement)
+    others = parents_made(
+        recipe, parts={"shards": shards, "base": base}, where=where,
+        run=lambda job: house.worker.run(job, house.listener), find=lambda digest: house.store.fetch(house.catalog.ref(digest)),
+    )  # fmt: skip
+    for made in others.values():
+        house.catalog.index(made.manifest)
+    job = train_job(
+        recipe,
+        shards=shards,
+        base=base,
+        work=where[0],
+        placement=where[1],
+        others={r: a.ref for r, a in others.items()},
+    )
     reused = house.store.manifest(job.spec.kind, job.spec.fingerprint) is not None
     artifact = house.worker.run(job, house.listener)
     house.catalog.set_head(key, "checkpoints", artifact, run_id=context.run.run_id)

@@ -1,21 +1,38 @@
-"""The training job of a recipe: what the door hands to a worker."""
+"""The training job of a recipe, and those that must have run before: what the door hands to a worker."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ft_pipeline.finetune.artifact import checkpoints_spec, refuse_misfit, refuse_unsupported
+from ft_pipeline.finetune.requirements import parent_jobs
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.manifest import Ref
 from ft_pipeline.store.paths import run_folder
 from ft_pipeline.workers.job import Job, Placement
 
+NONE: Mapping[str, Ref] = MappingProxyType({})
 
-def train_job(recipe: Recipe, *, shards: Artifact, base: Artifact, work: Path, placement: Placement) -> Job:
-    """The job that makes the `checkpoints` of a recipe. Raises RecipeError for what cannot be trained."""
+
+def train_job(
+    recipe: Recipe,
+    *,
+    shards: Artifact,
+    base: Artifact,
+    work: Path,
+    placement: Placement,
+    others: Mapping[str, Ref] = NONE,
+) -> Job:
+    """The job that makes the `checkpoints` of a recipe. Raises RecipeError for what cannot be trained.
+
+    others: by role, what the jobs of requirements.parent_jobs have made.
+    """
     refuse_unsupported(recipe)
     refuse_misfit(recipe.finetune, shards=shards, base=base)
-    spec = checkpoints_spec(recipe.finetune, shards=shards.ref, base=base.ref)
+    spec = checkpoints_spec(recipe.finetune, shards=shards.ref, base=base.ref, others=others)
     return Job(
         name=f"finetune {recipe.key}",
         module="ft_pipeline.finetune.main",
@@ -25,3 +42,19 @@ def train_job(recipe: Recipe, *, shards: Artifact, base: Artifact, work: Path, p
         placement=placement,
         facts={"model_line": recipe.key, "recipe_sha256": recipe_sha256(recipe)},
     )
+
+
+def parents_made(
+    recipe: Recipe, *, parts: Mapping[str, Artifact], run: Callable[[Job], Artifact], where: tuple[Path, Placement],
+    find: Callable[[str], Artifact],
+) -> dict[str, Artifact]:  # fmt: skip
+    """By role, what the method reads besides shards and base, made by `run` (which finds what was made before).
+
+    parts: `shards` and `base`; where: the work folder and the placement; find: the artifact whose digest begins so. Raises RecipeError
+    before anything is computed.
+    """
+    refuse_unsupported(recipe)
+    refuse_misfit(recipe.finetune, shards=parts["shards"], base=parts["base"])
+    work, placement = where
+    jobs = parent_jobs(recipe.finetune, parts=parts, find=find, work=work, placement=placement)
+    return {role: run(job) for role, job in jobs.items()}

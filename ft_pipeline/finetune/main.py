@@ -45,11 +45,12 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     """Publishes the job's `checkpoints`. Raises Interrupted (75) after a saved stop, another FtError (42) for good."""
     stop = StopRequest()
     section = read_section(job.section)
-    shards, base = store.fetch(job.spec.parents["shards"]), store.fetch(job.spec.parents["base"])
+    parents = {role: store.fetch(ref) for role, ref in job.spec.parents.items()}
+    shards, base = parents.pop("shards"), parents.pop("base")
     schedule = Schedule(section=section, windows=shards.manifest.counts["train_windows"])
     metrics = _metrics(job, schedule, mailbox)
     try:
-        run, boundary = _prepared(job, (base.folder, schedule, metrics, stop), shards)
+        run, boundary = _prepared(job, (base.folder, schedule, metrics, stop), (shards, parents))
         state = _trained(run)
         with store.publish(job.spec) as draft:
             _write(draft.folder, run, state)
@@ -88,7 +89,7 @@ def _close(metrics: Metrics, status: str) -> None:
 
 
 def _prepared(
-    job: Job, parts: tuple[Path, Schedule, Metrics, StopRequest], shards: Artifact
+    job: Job, parts: tuple[Path, Schedule, Metrics, StopRequest], given: tuple[Artifact, dict[str, Artifact]]
 ) -> tuple[Run, dict[str, Any]]:
     """The run, ready to step, and what the boundary check found on the untrained model."""
     from ft_pipeline.finetune.boundary import check_boundaries
@@ -98,10 +99,11 @@ def _prepared(
     from ft_pipeline.finetune.model import load_trainee
 
     folder, schedule, metrics, stop = parts
+    shards, others = given
     place = job.placement
     make_deterministic(place.threads)
     trainee = load_trainee(folder, schedule.section, device=place.device)
-    method = method_of(schedule.section, cache=settings.load().work / "windows")
+    method = method_of(schedule.section, cache=settings.load().work / "windows", **others)
     train, validation = (method.items(shards, split) for split in ("train", "validation"))
     boundary = check_boundaries(trainee, train)
     checkpoints = Checkpoints(

@@ -35,3 +35,17 @@ def road(tmp_path_factory) -> Road:
 @pytest.fixture
 def no_mlflow(monkeypatch):
     monkeypatch.setenv("FT_MLFLOW", "off")
+
+
+@pytest.fixture(scope="session")
+def pairs(road) -> Artifact:
+    """Shards of preference pairs: the module that is meant against another one."""
+    curated = tiny.publish_curated(road.store, tiny.pair_rows(72), validation=8, shape="preference")
+    return tiny.publish_shards(road.store, curated, road.base)
+
+
+@pytest.fixture(scope="session")
+def labelled(road) -> Artifact:
+    """Shards of labelled completions: the right module is wanted, another one is not."""
+    curated = tiny.publish_curated(road.store, tiny.labelled_rows(72), validation=8, shape="kto")
+    return tiny.publish_shards(road.store, curated, road.base)

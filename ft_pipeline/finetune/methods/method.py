@@ -45,7 +45,14 @@ class Method(Protocol):
         ...
 
 
-METHODS: Mapping[str, str] = {"sft": "causal", "cpt": "causal"}
+METHODS: Mapping[str, str] = {
+    "sft": "causal",
+    "cpt": "causal",
+    "dpo": "preference",
+    "simpo": "preference",
+    "orpo": "preference",
+    "kto": "kto",
+}
 """Method of a recipe -> the module beside this file whose `method(section)` makes it."""
 
 
