@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ft_pipeline.recipe_data import STRICT
+from ft_pipeline.recipe_reinforce import PolicyMethod, Reinforce
 
 PairLoss = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
@@ -104,7 +105,7 @@ class Finetune:
     """How the weights change. A decision (learning rate, epochs, batch) has no default; a habit has one."""
 
     __pydantic_config__ = STRICT
-    method: Literal["sft", "cpt", "dpo", "simpo", "orpo", "kto", "reward", "distill"]
+    method: Literal["sft", "cpt", "dpo", "simpo", "orpo", "kto", "reward", "distill"] | PolicyMethod
     lora: Lora | None
     """`null` trains every weight."""
     learning_rate: float
@@ -123,6 +124,8 @@ class Finetune:
     """dpo, simpo, orpo, kto."""
     reward: RewardModel | None = None
     distill: Distill | None = None
+    reinforce: Reinforce | None = None
+    """grpo and its kin, and what learns from a teacher on completions of its own."""
 
     def __post_init__(self) -> None:
         if self.windows_per_step % self.windows_per_micro:

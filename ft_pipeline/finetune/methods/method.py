@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 
 from ft_pipeline.errors import RecipeError, did_you_mean
 from ft_pipeline.finetune.model import Trainee
 from ft_pipeline.recipe import Finetune
+from ft_pipeline.recipe_reinforce import PolicyMethod
 from ft_pipeline.store.artifacts import Artifact
 
 
@@ -52,6 +53,7 @@ METHODS: Mapping[str, str] = {
     "simpo": "preference",
     "orpo": "preference",
     "kto": "kto",
+    **dict.fromkeys(get_args(PolicyMethod), "policy"),
 }
 """Method of a recipe -> the module beside this file whose `method(section)` makes it."""
 

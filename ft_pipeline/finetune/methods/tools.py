@@ -1,0 +1,126 @@
+"""What a policy method needs besides the model: tokenizer, calibrated rewards, reference, teacher, a place for its rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ft_pipeline.errors import RecipeError
+from ft_pipeline.finetune.batches import Batch
+from ft_pipeline.finetune.model import Trainee, load_trainee
+from ft_pipeline.finetune.policies import OBJECTIVES
+from ft_pipeline.finetune.rewards.calibrate import refuse_uncalibrated, rewards_by_role
+from ft_pipeline.finetune.rewards.function import Score, function_of
+from ft_pipeline.finetune.rollout import stop_ids
+from ft_pipeline.finetune.rollout_store import Rollouts
+from ft_pipeline.finetune.schedule import noise_seed
+from ft_pipeline.recipe import Finetune
+from ft_pipeline.recipe_reinforce import Reinforce
+from ft_pipeline.store.artifacts import Artifact
+
+
+@dataclass
+class PolicyTools:
+    """Made once for a run."""
+
+    plan: Reinforce
+    seed: int
+    tokenizer: Any
+    stops: frozenset[int]
+    reads_tokens: int
+    scores: Sequence[Score]
+    names: tuple[str, ...]
+    """Of the rewards, each once."""
+    teacher: Trainee | None
+    frozen: Trainee | None
+    """The reference of a full fine-tuning; with LoRA it is the model without its adapter."""
+    rollouts: Rollouts | None
+    _micro: int = 0
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Tokens as text without special ones."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def logits(self, trainee: Trainee, rows: Batch) -> torch.Tensor:
+        """[N, vocabulary] in float32, divided by the temperature, before each completion token."""
+        inputs: dict[str, Any] = {
+            "input_ids": rows.input_ids, "position_ids": rows.position_ids, "attention_mask": None, "use_cache": False,
+        }  # fmt: skip
+        if rows.segments is not None:
+            found = trainee.model(**inputs, segments=rows.segments, logits_to_keep=rows.predict).logits[0]
+        else:
+            found = trainee.model(**inputs).logits.flatten(0, 1).index_select(0, rows.predict)
+        return found.float() / self.plan.temperature
+
+    @contextmanager
+    def reference(self, trainee: Trainee) -> Iterator[Trainee]:
+        """The model that the policy began as, in eval mode."""
+        if self.frozen is not None:
+            yield self.frozen
+            return
+        was_training = trainee.model.training
+        trainee.model.eval()
+        try:
+            with trainee.model.disable_adapter():
+                yield trainee
+        finally:
+            trainee.model.train(was_training)
+
+    def write(self, seed: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the rollout of the micro-batch that the loop seeded with `seed`: its number is found by counting on."""
+        if self.rollouts is None:
+            return
+        while noise_seed(self.seed, self._micro) != seed:
+            self._micro += 1
+            if self._micro > 1 << 24:
+                raise AssertionError("the seed of this rollout is of no micro-batch")
+        self.rollouts.write(self._micro, rows)
+
+
+def policy_tools(
+    section: Finetune, *, base: Path, device: str = "cpu", rollouts: Rollouts | None = None,
+    teacher_model: Artifact | None = None, **given: Any,
+) -> PolicyTools:  # fmt: skip
+    """The tools of a section. base: folder of the base model; given: the artifact of each reward as `reward_1`, `reward_2`, ...
+
+    Raises RecipeError for a reward that is not calibrated as it is now or exceeds its limits, and for a missing teacher.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    plan, objective = section.reinforce, OBJECTIVES[section.method]
+    if plan is None:
+        raise RecipeError(f"finetune.method {section.method} needs finetune.reinforce")
+    for role, reward in rewards_by_role(plan).items():
+        refuse_uncalibrated(given.get(role), reward)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    has_generation = (base / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(base) if has_generation else config
+    if objective.teacher and teacher_model is None:
+        raise RecipeError(f"finetune.method {section.method} needs finetune.reinforce.teacher")
+    whole = section.lora is None and objective.rewarded
+    return PolicyTools(
+        plan=plan, seed=section.seed, tokenizer=tokenizer, stops=stop_ids(tokenizer, generation),
+        reads_tokens=getattr(config, "max_position_embeddings", None) or 1 << 30,
+        scores=[function_of(reward) for reward in plan.rewards], names=_names(plan),
+        teacher=_frozen(teacher_model.folder, section, device) if objective.teacher and teacher_model else None,
+        frozen=_frozen(base, section, device) if whole else None, rollouts=rollouts,
+    )  # fmt: skip
+
+
+def _frozen(folder: Path, section: Finetune, device: str) -> Trainee:
+    """A model that is only asked: every weight fixed, eval mode. Loaded before training, since loading sets torch's seed."""
+    trainee = load_trainee(folder, replace(section, lora=None), device=device)
+    trainee.model.eval().requires_grad_(False)
+    return trainee
+
+
+def _names(plan: Reinforce) -> tuple[str, ...]:
+    """Name of each reward, the function alone of an import path; a second one of a name gets its number."""
+    short = [reward.name.rpartition(":")[2] for reward in plan.rewards]
+    return tuple(n if short.index(n) == place else f"{n}_{place + 1}" for place, n in enumerate(short))
