@@ -125,7 +125,7 @@ def test_dropout_is_reproduced_after_a_resume(road, tmp_path):
     assert state == expected and bytes_of(resumed) == bytes_of(whole)
 
 
-@pytest.mark.parametrize("after", [0, 2, 7, 13, 22])
+@pytest.mark.parametrize("after", [0, 2, 5, 9, 13])
 def test_a_stop_at_any_moment_loses_no_step_and_ends_in_the_same_bytes(road, tmp_path, after):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -146,7 +146,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_with_a_message(road, tmp_path)
     whole = run_over(road, tmp_path / "a")
     expected = train(whole)
     with pytest.raises(Interrupted):
-        train(run_over(road, tmp_path / "b", every_steps=2, stop=Asked(after=22)))
+        train(run_over(road, tmp_path / "b", every_steps=2, stop=Asked(after=11)))
     newest = sorted((tmp_path / "b" / "run" / "checkpoints").glob("step-*"))[-1]
     content = bytearray((newest / "trained.safetensors").read_bytes())
     content[-1] ^= 1
