@@ -1,13 +1,10 @@
-"""What a run would do before it does it: what is refused, what is reused, how many steps, how much memory."""
+"""What a run would do before it does it: what is refused, what is reused, how many steps, how much memory, time and money."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ft_pipeline.acquire.places import listing
 from ft_pipeline.curate import references
@@ -15,15 +12,22 @@ from ft_pipeline.curate.consolidate import curation_of
 from ft_pipeline.encode.artifact import base_digests, shards_spec
 from ft_pipeline.errors import FtError, UserError
 from ft_pipeline.finetune import artifact as finetune
+from ft_pipeline.finetune.requirements import parent_specs
 from ft_pipeline.gate.evaluation import report_config
 from ft_pipeline.gate.policy import read_policy
+from ft_pipeline.planning import work
+from ft_pipeline.planning.cost import Ask
+from ft_pipeline.planning.estimate import Estimate, estimate
+from ft_pipeline.planning.prices import Prices, read_prices
+from ft_pipeline.planning.shapes import Shape
+from ft_pipeline.planning.sources import Wish, shape_at, shape_in, work_at
+from ft_pipeline.planning.work import Work
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.manifest import Manifest, Ref, Spec
 from ft_pipeline.store.paths import resolve
 
-GIB = 1 << 30
 ROAD = (
     "raw_dataset", "pinned_base", "curated_dataset", "packed_shards", "checkpoints", "adapter", "eval_report", "registered_model", "deployment",
 )  # fmt: skip
@@ -46,15 +50,17 @@ class Plan:
     steps: tuple[Step, ...]
     optimizer_steps: int | None
     """None until the shards exist."""
-    trained_parameters: int | None
-    memory_gib: float | None
-    """Weights, gradients and Adam states of one process, without activations; None until the base model is in the store."""
+    estimate: Estimate | None
+    """None when the base model's shape is not known: another form than Llama's, or a place that was not read yet."""
+    shape_from: str | None
 
 
-def refuse_impossible(found: Recipe, where: Settings) -> None:
+def refuse_impossible(found: Recipe, where: Settings, *, places: bool = True) -> None:
     """Raises what would fail later, before anything is computed: RecipeError, NotFoundError, DataError."""
     finetune.refuse_unsupported(found)
     read_policy(found.gate.policy)
+    if not places:
+        return
     for field, uri in _places(found):
         if "://" in resolve(uri, where.home):
             continue
@@ -81,21 +87,50 @@ def _places(found: Recipe) -> Iterator[tuple[str, str]]:
         yield "gate.safety", found.gate.safety.uri
 
 
-def plan(house: House, found: Recipe) -> Plan:
+def plan(house: House, found: Recipe, wish: Wish | None = None) -> Plan:
     """The plan of a recipe against what the store holds now. Raises RecipeError when the recipe cannot run.
 
-    Exact: each artifact's spec is computed from its parents' digests, as the run does it, until one is not in the store.
+    Exact: each artifact's spec is computed from its parents' digests, as the run does it, until one is not in the store. Where the
+    number of rows is said (`wish.rows`), neither data nor base model has to be there.
     """
-    refuse_impossible(found, house.settings)
+    wish = wish or Wish()
+    refuse_impossible(found, house.settings, places=wish.rows is None)
     made = _made(house, found)
-    shape = _shape(house, made["pinned_base"])
-    trained = trained_parameters(found, shape) if shape else None
+    shape = _shape(house, made["pinned_base"]) or shape_at(found.base_model.uri, house.settings)
     return Plan(
         steps=tuple(_step(asset, made[asset]) for asset in made),
         optimizer_steps=_optimizer_steps(found, made["packed_shards"]),
-        trained_parameters=trained,
-        memory_gib=_memory(found, shape, trained) if shape and trained else None,
+        estimate=_estimate(house, found, shape=shape[1], made=made, wish=wish) if shape else None,
+        shape_from=shape[0] if shape else None,
     )
+
+
+def _estimate(house: House, found: Recipe, *, shape: Shape, made: dict[str, Manifest | None], wish: Wish) -> Estimate:
+    prices = read_prices(house.settings.prices)
+    if wish.mfu:
+        prices = replace(prices, assumed=replace(prices.assumed, mfu=wish.mfu, mfu_nf4=wish.mfu))
+    ask = Ask(
+        found=found, shape=shape, work=_work(house, found, made=made, prices=prices, wish=wish), prices=prices,
+        gpu=wish.gpu, gpus=wish.gpus, within_hours=wish.within_hours, market=wish.market,
+    )  # fmt: skip
+    return estimate(ask, grace_seconds=house.placement.grace_seconds)
+
+
+def _work(house: House, found: Recipe, *, made: dict[str, Manifest | None], prices: Prices, wish: Wish) -> Work:
+    """Counted where the shards are in the store, else estimated."""
+    shards, curated = made["packed_shards"], made["curated_dataset"]
+    if shards is None or wish.rows or wish.row_tokens or not shards.counts.get("tokens"):
+        if curated and not wish.rows:
+            wish = replace(wish, rows=curated.counts["rows_kept"])
+        return work_at(found, house.settings, prices=prices, wish=wish)
+    counts = shards.counts
+    share = counts["train_windows"] / max(1, counts["windows"])
+    return Work(
+        rows=round(counts["rows"] * share), holdout=curated.counts["holdout"] if curated else 0,
+        tokens=round(counts["tokens"] * share), windows=counts["train_windows"],
+        trained_share=counts["trained_tokens"] / counts["tokens"], exact=True, row_tokens=counts["tokens"] / max(1, counts["rows"]),
+        known_from=f"counted: {counts['rows']:,} rows in {counts['windows']:,} windows in the store",
+    )  # fmt: skip
 
 
 def _step(asset: str, there: Manifest | None) -> Step:
@@ -130,7 +165,7 @@ def _walk(house: House, found: Recipe, *, raw: Ref, base: Ref) -> Iterator[tuple
     specs: list[tuple[str, Callable[[Ref], Spec]]] = [
         ("curated_dataset", lambda raw: curation_of(found, raw=raw, base=base, store=house.store, **opened).spec()),
         ("packed_shards", lambda curated: shards_spec(found.encode, curated=curated, base_digests=base_digests(house.store.fetch(base)))),
-        ("checkpoints", lambda shards: finetune.checkpoints_spec(found.finetune, shards=shards, base=base)),
+        ("checkpoints", lambda shards: finetune.checkpoints_spec(found.finetune, shards=shards, base=base, others=_others(house, found, shards=shards, base=base))),
     ]  # fmt: skip
     parent, refs = raw, {}
     for asset, spec_of in specs:
@@ -146,6 +181,15 @@ def _walk(house: House, found: Recipe, *, raw: Ref, base: Ref) -> Iterator[tuple
         yield "adapter", adapter
 
 
+def _others(house: House, found: Recipe, *, shards: Ref, base: Ref) -> dict[str, Ref]:
+    """What the method reads besides (a reference, a teacher), as far as it is in the store."""
+    specs = parent_specs(
+        found.finetune, shards=house.store.fetch(shards), base=house.store.fetch(base),
+        find=lambda digest: house.store.fetch(house.catalog.ref(digest)),
+    )  # fmt: skip
+    return {role: made.ref for role, spec in specs.items() if (made := _there(house, spec))}
+
+
 def _there(house: House, spec: Spec) -> Manifest | None:
     return house.store.manifest(spec.kind, spec.fingerprint)
 
@@ -153,59 +197,15 @@ def _there(house: House, spec: Spec) -> Manifest | None:
 def _optimizer_steps(found: Recipe, shards: Manifest | None) -> int | None:
     if shards is None or "train_windows" not in shards.counts:
         return None
-    micros = shards.counts["train_windows"] // found.finetune.windows_per_micro
-    return micros * found.finetune.epochs // (found.finetune.windows_per_step // found.finetune.windows_per_micro)
+    return work.steps(found, shards.counts["train_windows"])
 
 
-def _shape(house: House, base: Manifest | None) -> dict[str, int] | None:
-    """Layer sizes of a Llama-like base model, from its config.json; None when it is not in the store or has another form."""
+def _shape(house: House, base: Manifest | None) -> tuple[str, Shape] | None:
+    """(where it is from, shape) of the pinned base model in the store; None when it is not there or has another form."""
     if base is None:
         return None
     try:
-        config = json.loads(Path(house.store.fetch(base.ref).file("config.json")).read_text(encoding="utf-8"))
-        return shape_of(config)
-    except (FtError, KeyError):
+        shape = shape_in(Path(house.store.fetch(base.ref).file("config.json")))
+    except FtError:
         return None
-
-
-def shape_of(config: dict[str, Any]) -> dict[str, int]:
-    """hidden, layers, kv, inner, vocabulary and the parameter count of a Llama-like config.json. Raises KeyError on another form."""
-    hidden, layers, inner, vocabulary = (
-        config[k] for k in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
-    )
-    head = config.get("head_dim") or hidden // config["num_attention_heads"]
-    queries = head * config["num_attention_heads"]
-    kv = head * config.get("num_key_value_heads", config["num_attention_heads"])
-    linear = layers * (2 * hidden * queries + 2 * hidden * kv + 3 * hidden * inner)
-    heads = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
-    norms = hidden * (2 * layers + 1)
-    return {
-        "hidden": hidden,
-        "layers": layers,
-        "queries": queries,
-        "kv": kv,
-        "inner": inner,
-        "vocabulary": vocabulary,
-        "parameters": linear + heads + norms,
-    }
-
-
-def trained_parameters(found: Recipe, shape: dict[str, int]) -> int:
-    """How many parameters the recipe trains: the adapter's, or all."""
-    return lora_parameters(shape, found.finetune.lora.rank) if found.finetune.lora else shape["parameters"]
-
-
-def lora_parameters(shape: dict[str, int], rank: int) -> int:
-    """Trained parameters of LoRA on all seven linear projections (Llama-3-8B, rank 16: 41,943,040; Llama-2-7B, rank 8: 19,988,480)."""
-    hidden, queries, kv, inner = shape["hidden"], shape["queries"], shape["kv"], shape["inner"]
-    attention = 2 * (hidden + queries) + 2 * (hidden + kv)
-    return shape["layers"] * rank * (attention + 3 * (hidden + inner))
-
-
-def _memory(found: Recipe, shape: dict[str, int], trained: int) -> float:
-    """GiB of weights, gradients and Adam states: 16 B per trained parameter, 2 or 4 B per frozen one (ZeRO paper, section 3.1)."""
-    frozen_bytes = 2 if found.finetune.dtype == "bfloat16" else 4
-    frozen = shape["parameters"] if found.finetune.lora else 0
-    if found.finetune.lora and found.finetune.lora.quantize == "nf4":
-        frozen_bytes = 1
-    return math.ceil((frozen * frozen_bytes + trained * 16) / GIB * 100) / 100
+    return (f"config.json of {base.digest[:12]}", shape) if shape else None

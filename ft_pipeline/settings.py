@@ -37,12 +37,16 @@ class Settings:
     """HF_ENDPOINT: the Hub. Default: the public one."""
     hf_token: str | None
     """HF_TOKEN: for gated repositories."""
+    prices: Path
+    """FT_PRICES: the price book of `plan`. Default: the packaged one."""
     signing_key: Path
     """FT_SIGNING_KEY: Ed25519 private key (PEM). Default: FT_HOME/keys/signing.pem, made on first use."""
     serve_port: int
     """FT_SERVE_PORT: port of the local OpenAI-compatible server. Default: 8321."""
     threads: int
     """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
+    memory_gib: int
+    """FT_MEMORY_GIB: memory that curating may take in all processes. Default: 2."""
     team_member: int
     """FT_TEAM_MEMBER, or JOB_COMPLETION_INDEX of an Indexed Job: which member of a team this process is, from 0. Default: 0."""
     team_size: int
@@ -71,9 +75,11 @@ def load() -> Settings:
         s3_endpoint=env.get("FT_S3_ENDPOINT") or env.get("AWS_ENDPOINT_URL"),
         hf_endpoint=env.get("HF_ENDPOINT") or "https://huggingface.co",
         hf_token=env.get("HF_TOKEN"),
+        prices=Path(env.get("FT_PRICES") or PACKAGE / "planning" / "prices.yaml"),
         signing_key=Path(env.get("FT_SIGNING_KEY") or home / "keys" / "signing.pem"),
         serve_port=_whole_number("FT_SERVE_PORT", 8321),
         threads=_whole_number("FT_THREADS", 2),
+        memory_gib=_whole_number("FT_MEMORY_GIB", 2),
         team_member=_whole_number("FT_TEAM_MEMBER", int(env.get("JOB_COMPLETION_INDEX") or 0), least=0),
         team_size=_whole_number("FT_TEAM_SIZE", 1),
         actor=env.get("FT_ACTOR") or getpass.getuser(),

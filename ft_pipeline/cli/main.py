@@ -14,7 +14,8 @@ from ft_pipeline.errors import FtError, did_you_mean
 COMMANDS = {
     "demo": ("demo", "Run the demo: real text, a tiny base model, every gate."),
     "run": ("run", "Run a recipe from raw rows to a deployed adapter."),
-    "plan": ("recipes", "Check a recipe; say what a run would reuse and compute."),
+    "plan": ("plan", "Check a recipe; say what a run would reuse, need and cost."),
+    "sweep": ("sweep", "Train the variants of a recipe and rank them."),
     "recipes": ("recipes", "List the known recipes."),
     "pin": ("recipes", "Resolve a recipe's base model to an immutable revision."),
     "models": ("models", "List the registered versions."),

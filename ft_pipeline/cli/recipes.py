@@ -1,16 +1,14 @@
-"""`recipes`, `plan`, `pin`: what can be run, what a run would do, what it stands on."""
+"""`recipes`, `pin`: what can be run, and what it stands on."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ft_pipeline import recipe, resources, settings
 from ft_pipeline.cli.completion import RECIPE
-from ft_pipeline.cli.show import console, json_option, table
+from ft_pipeline.cli.show import json_option, table
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.store.files import write_atomic
 
@@ -35,37 +33,6 @@ def _row(stem: str, path: Path) -> dict[str, str]:
         "method": method,
         "description": found.description,
     }
-
-
-@click.command()
-@click.argument("name", metavar="RECIPE", type=RECIPE)
-@json_option
-def plan(name: str, *, as_json: bool) -> None:
-    """Check RECIPE and say what a run would reuse and compute, its steps and its memory. Runs nothing."""
-    from ft_pipeline import planner
-
-    house = resources.open_house()
-    found = resources.find_recipe(house.settings, name)
-    made = planner.plan(house, found)
-    if as_json:
-        click.echo(
-            json.dumps({"recipe": found.key, "recipe_sha256": recipe.recipe_sha256(found), **asdict(made)}, indent=2)
-        )
-        return
-    table(
-        [asdict(step) for step in made.steps],
-        as_json=False,
-        title=f"{found.key}  recipe {recipe.recipe_sha256(found)[:12]}",
-    )
-    known = {
-        "optimizer steps": made.optimizer_steps,
-        "trained parameters": made.trained_parameters,
-        "GiB without activations": made.memory_gib,
-    }
-    for label, value in known.items():
-        console.print(
-            f"{label}: {value if value is not None else 'known once the base model and shards are in the store'}"
-        )
 
 
 @click.command()

@@ -31,6 +31,7 @@ def run_recipe(name: str, *, checkpoint_steps: int | None = None, as_json: bool 
 
     from ft_pipeline import planner
     from ft_pipeline.cli import launch, summary
+    from ft_pipeline.cli.plan import summary_lines
     from ft_pipeline.resources import find_recipe, open_house
     from ft_pipeline.workers.messages import ignore
 
@@ -40,9 +41,11 @@ def run_recipe(name: str, *, checkpoint_steps: int | None = None, as_json: bool 
         if checkpoint_steps:
             house = replace(house, placement=replace(house.placement, checkpoint_steps=checkpoint_steps))
         found = find_recipe(house.settings, name)
-        planner.refuse_impossible(found, house.settings)
+        made = planner.plan(house, found)
         if not as_json:
             console.print(f"[bold]{found.key}[/bold]  {found.description}")
+            for line in summary_lines(made):
+                console.print(line, soft_wrap=True)
         ended = launch.launch(house, found)
     summary.show(house, found, ended, as_json=as_json)
     if not ended.passed:
