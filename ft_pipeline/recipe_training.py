@@ -28,6 +28,11 @@ class Lora:
     dropout: float = 0.0
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     quantize: Literal["none", "nf4"] = "none"
+    """nf4: the base in four bits while it trains (QLoRA, arXiv 2305.14314); the adapter is one for the base as it is."""
+    rslora: bool = False
+    """alpha / sqrt(rank) in place of alpha / rank (arXiv 2312.03732)."""
+    dora: bool = False
+    """Length and direction of each weight apart (arXiv 2402.09353). PEFT serves it, but neither vLLM nor a batch of several adapters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +125,12 @@ class Finetune:
     max_grad_norm: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    neftune_alpha: float = 0.0
+    """sft, cpt: uniform noise of at most alpha / sqrt(row length x width) on the embeddings in training (arXiv 2310.05914: 5 to 15)."""
+    evaluate_every_steps: int | None = None
+    """Steps between two validation losses; null measures where an epoch ends. Before the first step and after the last one always."""
+    early_stop_evaluations: int | None = None
+    """Stop after so many validation losses in a row that were not the best; null trains to the end."""
     preference: Preference | None = None
     """dpo, simpo, orpo, kto."""
     reward: RewardModel | None = None
@@ -134,3 +145,8 @@ class Finetune:
             )
         if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
             raise ValueError(f"learning_rate {self.learning_rate} must be above 0")
+        if not 0 <= self.neftune_alpha < math.inf or (self.neftune_alpha and self.method not in ("sft", "cpt")):
+            raise ValueError(f"neftune_alpha {self.neftune_alpha} must be at least 0, and is for sft and cpt only")
+        for name in ("evaluate_every_steps", "early_stop_evaluations"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"{name} {count} must be at least 1")

@@ -29,6 +29,8 @@ class Batch:
     segments: Segments | None
     tokens: int
     """Real tokens, padding excluded."""
+    lengths: tuple[tuple[int, ...], ...] = ()
+    """Of the rows of each window."""
 
 
 def batch_of(windows: Sequence[Window], *, flat: bool, device: str = "cpu") -> Batch:
@@ -50,6 +52,7 @@ def batch_of(windows: Sequence[Window], *, flat: bool, device: str = "cpu") -> B
         targets=torch.from_numpy(lines.reshape(-1)[trained].astype(np.int64)).to(device),
         segments=segments,
         tokens=sum(len(i) for i in ids),
+        lengths=tuple(window.lengths for window in windows),
     )
 
 

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 
 from ft_pipeline.finetune import attention
-from ft_pipeline.recipe import Finetune, Lora
+from ft_pipeline.finetune.adapters import with_lora
+from ft_pipeline.finetune.flops import Work
+from ft_pipeline.finetune.head import attach
+from ft_pipeline.finetune.quantize import quantize_projections
+from ft_pipeline.finetune.sharding import like, whole
+from ft_pipeline.recipe import Finetune
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,21 @@ class Trainee:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """Training every weight in bfloat16 keeps them in float32 (16 B per parameter) and computes in bfloat16."""
-        if self.section.lora is None and self.section.dtype == "bfloat16":
+        """In bfloat16 the trained weights stay float32 (16 B each with Adam) and the products are computed in bfloat16."""
+        if self.section.dtype == "bfloat16":
             return torch.autocast(self.device, torch.bfloat16)
         return contextlib.nullcontext()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained tensors on the CPU under the names in which PEFT or transformers load them; tied ones once."""
+        return {name: t.to("cpu").contiguous() for name, t in self.live_tensors().items()}
+
+    def live_tensors(self) -> dict[str, torch.Tensor]:
+        """The same where they are, changing as the run goes on: who saves them copies them first. Of a sharded run, gathered."""
+        return {name: whole(tensor) for name, tensor in self._slices().items()}
+
+    def _slices(self) -> dict[str, torch.Tensor]:
+        """What this process holds of each."""
         if self.section.lora is not None:
             from peft import get_peft_model_state_dict
 
@@ -43,10 +56,12 @@ class Trainee:
             tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
             drop = tied if getattr(self.model.config, "tie_word_embeddings", False) else set()
             found = {name: t for name, t in self.model.state_dict().items() if name not in drop}
-        return {name: found[name].detach().to("cpu").contiguous() for name in sorted(found)}
+        return {name: found[name].detach() for name in sorted(found)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Puts saved tensors back in place."""
+        """Puts saved tensors back in place; of each, a process of a sharded run takes its slice."""
+        there = self._slices()
+        tensors = {name: like(there[name], tensor) for name, tensor in tensors.items()}
         if self.section.lora is not None:
             from peft import set_peft_model_state_dict
 
@@ -75,27 +90,29 @@ def load_trainee(folder: Path, section: Finetune, *, device: str = "cpu") -> Tra
         folder, local_files_only=True, dtype=torch.float32 if whole else torch.bfloat16,
         attn_implementation=attention.NAME if flat else "sdpa",
     )  # fmt: skip
+    if section.lora is not None and section.lora.quantize == "nf4":
+        quantize_projections(model, device=device, dtype=getattr(torch, section.dtype))
+    model.to(device)
+    attach(model)
     torch.manual_seed(section.seed)
     if section.lora is not None:
-        model = _with_lora(model, section.lora)
+        model = with_lora(model, section.lora)
     return Trainee(model.to(device), section, device, flat)
 
 
-def _with_lora(model: Any, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    targets = _linear_names(model) if lora.targets == "all-linear" else sorted(lora.targets)
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, config)
-
-
-def _linear_names(model: Any) -> list[str]:
-    """Last names of the linear layers without the head: `q_proj`, not every layer's path as PEFT's all-linear writes it."""
-    head = model.get_output_embeddings()
-    return sorted(
-        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+def work_of(trainee: Trainee) -> Work:
+    """What the model multiplies each token with, counted on its modules, for MFU."""
+    config = trainee.model.config
+    linear = [(n, m) for n, m in trainee.model.named_modules() if isinstance(m, torch.nn.Linear)]
+    adapters = sum(m.in_features * m.out_features for n, m in linear if ".lora_" in n)
+    head = trainee.model.get_output_embeddings()
+    return Work(
+        matmul=sum(m.in_features * m.out_features for _, m in linear) - adapters,
+        head=head.in_features * head.out_features if head is not None else 0,
+        layers=config.num_hidden_layers,
+        width=config.num_attention_heads
+        * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads),
+        lora=adapters,
     )
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import itertools
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from ft_pipeline.errors import TrainingFailed
-from ft_pipeline.finetune.attention import attend, fits, plan_segments
+from ft_pipeline.finetune.attention import attend, by_varlen, fits, plan_segments, varlen_kernel
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -45,10 +50,61 @@ def test_gradients_are_those_of_the_rows_alone(lengths, seed):
 @given(LENGTHS)
 @settings(max_examples=40)
 def test_stacks_hold_every_token_once_with_little_padding(lengths):
-    plan = plan_segments(lengths)
+    plan = plan_segments(lengths).stacks
     assert plan.gather[plan.place].tolist() == list(range(sum(lengths)))
-    assert len(plan.gather) == sum(rows * width for rows, width in plan.stacks) <= sum(lengths) / 0.75 + 1e-9
-    assert sum(rows for rows, _ in plan.stacks) == len(lengths)
+    assert len(plan.gather) == sum(rows * width for rows, width in plan.shapes) <= sum(lengths) / 0.75 + 1e-9
+    assert sum(rows for rows, _ in plan.shapes) == len(lengths)
+
+
+def varlen_on_cpu(query, key, value, *places, scale, window_size, enable_gqa):
+    """What torch.nn.attention.varlen.varlen_attn does with these arguments, row by row; itself it runs on CUDA only."""
+    starts, again, longest, longest_again = places
+    assert starts.dtype == again.dtype == torch.int32 and torch.equal(starts, again) and longest == longest_again
+    edges = starts.tolist()
+    assert window_size == (-1, 0) and edges[0] == 0 and edges[-1] == len(query) == len(key) == len(value)
+    made = []
+    for start, end in itertools.pairwise(edges):
+        assert 0 < end - start <= longest
+        row = [t[start:end].transpose(0, 1)[None] for t in (query, key, value)]
+        attended = scaled_dot_product_attention(*row, is_causal=True, scale=scale, enable_gqa=enable_gqa)
+        made.append(attended[0].transpose(0, 1))
+    return torch.cat(made)
+
+
+@given(LENGTHS, st.sampled_from([(4, 4), (4, 2)]), st.integers(0, 100))
+@settings(max_examples=25)
+def test_the_kernel_of_cuda_gets_what_gives_the_same_attention(lengths, heads, seed):
+    torch.manual_seed(seed)
+    tensors = [torch.randn(1, h, sum(lengths), 8) for h in (heads[0], heads[1], heads[1])]
+    segments = plan_segments(lengths)
+    stacked, _ = attend(None, *tensors, None, segments=segments, scaling=0.3)
+    assert torch.allclose(stacked, by_varlen(tensors, segments, scale=0.3, kernel=varlen_on_cpu), atol=1e-6)
+
+
+def test_the_arguments_are_those_of_the_installed_torch():
+    signature = inspect.signature(importlib.import_module("torch.nn.attention.varlen").varlen_attn)
+    bound = signature.bind(*"qkvss", 128, 128, scale=None, window_size=(-1, 0), enable_gqa=True)
+    assert list(bound.arguments) == [
+        "query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "scale", "window_size", "enable_gqa",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cuda", "dtype", "dropout", "capability", "runs"),
+    [
+        (True, torch.bfloat16, 0.0, (9, 0), True), (True, torch.float16, 0.0, (8, 0), True), (True, torch.float32, 0.0, (9, 0), False),
+        (True, torch.bfloat16, 0.1, (9, 0), False), (True, torch.bfloat16, 0.0, (7, 5), False), (False, torch.bfloat16, 0.0, (9, 0), False),
+    ],
+)  # fmt: skip
+def test_the_kernel_is_asked_only_where_it_runs(monkeypatch, cuda, dtype, dropout, capability, runs):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    query = SimpleNamespace(is_cuda=cuda, dtype=dtype, device="cuda:0")
+    assert (varlen_kernel(query, dropout) is not None) == runs
+
+
+def test_the_longest_row_is_told_in_few_values():
+    told = {plan_segments([length, 1]).longest for length in range(1, 4097)}
+    assert told == {128, 256, 512, 1024, 2048, 4096}
 
 
 def test_a_model_that_swallows_the_boundaries_is_refused():
