@@ -136,6 +136,59 @@ def half(arguments: argparse.Namespace) -> None:
         print(f"  {facts['tokens']:,} tokens in {facts['windows']:,} windows, {facts['fill']:.2%} full; {_peaks()}")
 
 
+def pack(arguments: argparse.Namespace) -> None:
+    """Which row goes into which window, for `--rows` lengths; TRL's bfd as it comes on the first `--theirs` of them."""
+    import datasets
+    import numpy as np
+    from trl.data_utils import pack_dataset
+
+    from ft_pipeline.encode.pack import fill
+    from ft_pipeline.encode.pack import pack as ours
+
+    datasets.disable_progress_bars()
+    for name, mean in (("mean 400 tokens", 5.5), ("mean 120 tokens, as Alpaca", 4.3)):
+        drawn = np.random.default_rng(0).lognormal(mean, 1.0, arguments.rows)
+        lengths = np.clip(drawn, 8, 4096).astype(int)
+        seconds, packing = timed(lambda lengths=lengths: ours(lengths, window_tokens=4096, seed=0))
+        print(
+            f"{arguments.rows:,} lengths, {name}: {seconds:.2f} s, {fill(lengths, packing, window_tokens=4096):.3%} full"
+        )
+        few = lengths[: arguments.theirs]
+        rows = datasets.Dataset.from_dict({"input_ids": [np.zeros(n, np.int32) for n in few.tolist()]})
+        other, packed = timed(lambda rows=rows: pack_dataset(rows, 4096, map_kwargs={"load_from_cache_file": False}))
+        same = fill(few, ours(few, window_tokens=4096, seed=0), window_tokens=4096)
+        theirs_full = few.sum() / (len(packed) * 4096)
+        print(
+            f"  TRL pack_dataset bfd on the first {len(few):,}: {other:.2f} s, {theirs_full:.3%} full; ours of these {same:.3%}"
+        )
+
+
+def contamination(arguments: argparse.Namespace) -> None:
+    """Rows a second and core of the search for 10,000 questions, every question planted once in a longer row, and the other rows benign."""
+    import json
+
+    from ft_pipeline.curate.benchmark_index import index_of_items
+    from ft_pipeline.curate.benchmark_items import read_items
+    from ft_pipeline.curate.contamination import Scanner
+
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
+        path = Path(place) / "questions.jsonl"
+        scale_rows.write_benchmark(path)
+        items = read_items("made-up", {path.name: path})
+        questions = [json.loads(line)["question"] for line in path.read_text().splitlines()]
+    scanner = Scanner([index_of_items("made-up", items)], threshold=0.5)
+    benign = [f"{p}\n{r}" for p, r in scale_rows.rows(min(arguments.rows, 200_000))]
+    started = time.process_time()
+    hits = scanner.scan(benign)
+    seconds = time.process_time() - started
+    planted = [f"{row[:200]} {question} {row[200:]}" for row, question in zip(benign, questions, strict=False)]
+    found = {hit.row for hit in scanner.scan(planted)}
+    print(
+        f"{len(benign) / seconds:,.0f} rows a second and core; {len(benign):,} rows, {len({h.row for h in hits})} flagged"
+    )
+    print(f"  {len(found):,} of {len(planted):,} planted questions found")
+
+
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """Wall seconds and the outcome."""
     started = time.perf_counter()
@@ -173,7 +226,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-RACES = {"dedupe": dedupe, "half": half}
+RACES = {"dedupe": dedupe, "half": half, "pack": pack, "contamination": contamination}
 
 if __name__ == "__main__":
     chosen = _arguments(sys.argv[1:])

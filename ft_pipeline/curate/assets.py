@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.curate import consolidate, figures, references
+from ft_pipeline.curate import consolidate, figures, limits, references
 from ft_pipeline.curate.artifact import statistics_of
 from ft_pipeline.curate.balance import balance
 from ft_pipeline.curate.splits import leaks
@@ -50,7 +50,11 @@ def curated_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         **opened,
     )
     artifact = consolidate.curate(
-        curation, store=house.store, workforce=Pool(house.placement.threads), listener=house.listener
+        curation,
+        store=house.store,
+        workforce=Pool(limits.processes_within(house.placement.threads, house.settings.memory_gib)),
+        memory_gib=house.settings.memory_gib,
+        listener=house.listener,
     )
     house.catalog.set_head(key, "curated_dataset", artifact, run_id=context.run.run_id)
     return dg.MaterializeResult(

@@ -94,7 +94,9 @@ def code_version() -> str:
     return code_digest(*sorted(f for f in ROOM.glob("*.py") if f.name not in UNHASHED))
 
 
-def curate(curation: Curation, *, store: Store, workforce: Workforce = HERE, listener: Listener = ignore) -> Artifact:
+def curate(
+    curation: Curation, *, store: Store, workforce: Workforce = HERE, memory_gib: int = 2, listener: Listener = ignore
+) -> Artifact:
     """The curated dataset of a raw one.
 
     A killed run goes on behind the blocks that it finished; the outcome is the same for any workforce. Raises DataError
@@ -111,6 +113,7 @@ def curate(curation: Curation, *, store: Store, workforce: Workforce = HERE, lis
     examination = curation.examination(_cache(store), spec)
     rows = _examined(sources, examination, workforce=workforce, listener=listener)
     limits.refuse(rows, curation.config)
+    limits.refuse_memory(int(rows.table.starts[-1]), memory_gib)
     near = curation.config.near_duplicates
     duplicates = find_duplicates(rows.table, near.policy, near.threshold, workforce=workforce, listener=listener)
     _warn(duplicates, near.policy, listener)

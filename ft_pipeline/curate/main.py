@@ -40,7 +40,7 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     base = Ref(**job.facts["base"]) if job.facts["base"] else None
     opened = references.opened(recipe.curate, settings=here, store=store, listener=mailbox)
     curation = curation_of(recipe, raw=Ref(**job.facts["raw"]), base=base, store=store, **opened)
-    curate(curation, store=store, workforce=team, listener=mailbox)
+    curate(curation, store=store, workforce=team, memory_gib=here.memory_gib, listener=mailbox)
 
 
 if __name__ == "__main__":

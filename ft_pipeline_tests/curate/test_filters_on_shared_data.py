@@ -61,7 +61,7 @@ def test_good_rows_are_of_good_quality(shared_data, rows, num_rows):
     assert len(flags) <= 0.001 * num_rows
 
 
-def test_personal_data_of_the_seed_tasks_as_read_by_hand(shared_data):
+def test_personal_data_of_the_seed_tasks(shared_data):
     flags, _ = pii(seed(shared_data), Pii())
     assert Counter(f.evidence["kind"] for f in flags) == {"email": 9, "phone": 3}
     assert pii(gsm8k(shared_data), Pii())[0] == []
