@@ -131,6 +131,10 @@ class Finetune:
     """Steps between two validation losses; null measures where an epoch ends. Before the first step and after the last one always."""
     early_stop_evaluations: int | None = None
     """Stop after so many validation losses in a row that were not the best; null trains to the end."""
+    on_loss_spike: Literal["warn", "stop"] = "warn"
+    """What happens when five losses in a row are twice the mean of those before (watch.py)."""
+    resume_certificate: bool = True
+    """Tries out on a tiny model, in seconds, that a killed run of this recipe ends in the same bytes."""
     preference: Preference | None = None
     """dpo, simpo, orpo, kto."""
     reward: RewardModel | None = None

@@ -23,16 +23,25 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.j
 MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 LOSSES = "losses.jsonl"
 """One line a step: {step, loss, grad_norm, learning_rate, tokens, trained_tokens}; with validation_loss where one was measured."""
-COMPLETION = "completion.json"
+COMPLETION, RESUME = "completion.json", "resume.json"
 RUNTIME = (
+    "adapters.py",
     "attention.py",
     "batches.py",
     "boundary.py",
     "certificate.py",
+    "head.py",
     "loop.py",
     "main.py",
     "methods",
     "model.py",
+    "noise.py",
+    "policies.py",
+    "quantize.py",
+    "resume_certificate.py",
+    "resume_proof.py",
+    "retention.py",
+    "rollout.py",
     "schedule.py",
 )
 """The files that decide the bytes. Checkpoints, signals and metrics do not: a resumed run ends in the same bytes."""
@@ -59,6 +68,10 @@ class Completion:
     validation_loss_before: float | None
     boundary: dict[str, Any]
     """What the packed-against-single check found before the first step."""
+    stopped_early: bool = False
+    """The validation loss stopped falling (recipe: early_stop_evaluations)."""
+    published_step: int | None = None
+    """After which the weights are those of the artifact: the last one, or the best one of an early stop."""
 
 
 def checkpoints_spec(
@@ -102,7 +115,9 @@ def read_completion(artifact: Artifact) -> Completion:
 
 
 def shortfall(proof: Completion) -> str | None:
-    """What a run lacks to be complete, None when it was trained to its end."""
+    """What a run lacks to be complete, None when it was trained to its end or stopped where its recipe says so."""
+    if proof.stopped_early:
+        return None
     if proof.steps != proof.planned_steps:
         return f"stopped after {proof.steps} of {proof.planned_steps} steps"
     return None if proof.sampler_exhausted else f"{proof.steps} steps left windows for another one"
@@ -131,11 +146,6 @@ def _refuse_lora(recipe: Recipe) -> None:
     lora = recipe.finetune.lora
     if lora is None:
         return
-    if lora.quantize != "none":
-        raise RecipeError(
-            f"finetune.lora.quantize {lora.quantize} is not in this version: quantised base weights need a CUDA worker",
-            cure="quantize: none, with dtype: bfloat16",
-        )
     if lora.targets != "all-linear" and {"lm_head", "embed_tokens"} & set(lora.targets):
         raise RecipeError(
             f"finetune.lora.targets {list(lora.targets)} hold the head or the embedding",

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from ft_pipeline.errors import Interrupted, TrainingFailed
+from ft_pipeline.errors import Interrupted
 from ft_pipeline.finetune.checkpoint import Checkpoints, State
 from ft_pipeline.finetune.methods.method import Method
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import Trainee
 from ft_pipeline.finetune.parallel import World
 from ft_pipeline.finetune.preemption import StopRequest
+from ft_pipeline.finetune.retention import best_step, stops_early
+from ft_pipeline.finetune.saving import Saver
 from ft_pipeline.finetune.schedule import Schedule, mine, noise_seed
+from ft_pipeline.finetune.sharding import load_optimizer, whole, whole_optimizer
+from ft_pipeline.finetune.watch import Micro, Spikes, refuse_not_finite, refuse_not_finite_validation, refuse_spike
+from ft_pipeline.workers.messages import log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,17 @@ class Run:
     metrics: Metrics
     stop: StopRequest
     world: World = field(default_factory=World)
+    save_in_background: bool = True
+
+    @cached_property
+    def saver(self) -> Saver:
+        """Writes the checkpoints; of several processes, the leader's."""
+        return Saver(self.checkpoints, self.metrics.saved, background=self.save_in_background)
+
+    @cached_property
+    def spikes(self) -> Spikes:
+        """Every loss of the run."""
+        return Spikes(self.schedule.steps)
 
 
 def make_deterministic(threads: int) -> None:
@@ -44,36 +60,56 @@ def make_deterministic(threads: int) -> None:
 
 
 def train(run: Run) -> State:
-    """The state after the last step, resumed from the newest whole checkpoint.
+    """The state after the last step, resumed from the newest whole checkpoint; the model has the weights that are published.
 
-    Raises Interrupted after a stop was asked for and saved, TrainingFailed when loss or gradient is not finite.
+    Raises Interrupted after a stop was asked for and saved, TrainingFailed when loss or gradient is not finite, StorageError when a
+    checkpoint cannot be written.
     """
+    try:
+        return _trained(run)
+    finally:
+        run.saver.close()
+
+
+def _trained(run: Run) -> State:
+    run.world.spread(run.trainee)
     optimizer = _optimizer(run.trainee)
     state = _resumed(run, optimizer)
+    stopping, due = run.world.agreed(run.stop.asked, False)
     while True:
+        run.saver.look()
         validated = _validated(run, state)
-        if validated and state.step == run.schedule.steps:
-            return state
-        if run.stop.asked:
+        if validated and _is_over(run, state):
+            return _ended(run, state)
+        if stopping or not validated:
             _stop(run, state, optimizer)
+        if (
+            run.checkpoints.keep_best
+            and state.step > run.checkpoints.saved_step
+            and best_step(state.measured) == state.step
+        ):
+            _save(run, state, optimizer)
         _step(run, state, optimizer)
-        if run.checkpoints.due(state.step) and not run.stop.asked and state.step < run.schedule.steps:
-            run.checkpoints.save(state, run.trainee.tensors(), optimizer.state_dict())
+        stopping, due = run.world.agreed(run.stop.asked, run.checkpoints.due(state.step))
+        if due and not stopping and state.step < run.schedule.steps:
+            _save(run, state, optimizer)
 
 
 def mean_loss(run: Run, items: Sequence[Any]) -> float | None:
     """Mean loss by the method's weight (nats per trained token), without gradient; None when a stop was asked for on the way."""
     total, weight = 0.0, sum(run.method.weight(item) for item in items)
     size = run.schedule.section.windows_per_micro
+    stopped = False
     run.trainee.model.eval()
-    for start in range(0, len(items), size):
-        if run.stop.asked:
+    for start, counts in run.world.shares(range(0, len(items), size)):
+        (stopped,) = run.world.agreed(run.stop.asked)
+        if stopped:
             break
         batch = run.method.batch(run.trainee, items[start : start + size])
         with torch.no_grad(), run.trainee.precision():
-            total += float(run.method.loss(run.trainee, batch).total)
+            total += float(run.method.loss(run.trainee, batch).total) * counts
     run.trainee.model.train()
-    return None if run.stop.asked else total / weight
+    return None if stopped else run.world.summed({"loss": total})["loss"] / weight
 
 
 def _optimizer(trainee: Trainee) -> torch.optim.AdamW:
@@ -90,30 +126,55 @@ def _resumed(run: Run, optimizer: torch.optim.Optimizer) -> State:
         return State()
     state, tensors, saved = run.checkpoints.load(newest)
     run.trainee.load(tensors)
-    optimizer.load_state_dict(saved)
+    load_optimizer(optimizer, saved)
     run.metrics.resumed(state.losses)
+    for entry in state.losses:
+        run.spikes.fault(entry["loss"])
+    return state
+
+
+def _is_over(run: Run, state: State) -> bool:
+    """True after the last step, and when the recipe stops early."""
+    return state.step == run.schedule.steps or stops_early(state.measured, run.schedule.section.early_stop_evaluations)
+
+
+def _ended(run: Run, state: State) -> State:
+    """Waits for the last checkpoint. With early stopping the best weights are put back: the last ones are those of its patience."""
+    run.saver.settle()
+    run.world.wait()
+    best = best_step(state.measured)
+    if run.schedule.section.early_stop_evaluations is not None and best is not None and best != state.step:
+        run.trainee.load(run.checkpoints.tensors_of(best))
+        log(
+            run.metrics.listener,
+            f"the weights of step {best} of {state.step} had the lowest validation loss",
+            step=best,
+        )
     return state
 
 
 def _validated(run: Run, state: State) -> bool:
-    """Measures the validation loss where an epoch ends, once; False when a stop cut it short."""
+    """Measures the validation loss where the schedule says so, once; False when a stop cut it short."""
     key = str(state.step)
-    if not run.validation or key in state.validations or not run.schedule.ends_epoch(state.step):
+    if not run.validation or key in state.validations or not run.schedule.evaluates(state.step):
         return True
     loss = mean_loss(run, run.validation)
     if loss is None:
         return False
+    refuse_not_finite_validation(run, state.step, loss)
     state.validations[key] = loss
     if state.losses:
         state.losses[-1]["validation_loss"] = loss
-    run.metrics.validated(state.step, loss)
+    run.metrics.validated(state.step, loss, per_token=run.schedule.section.method in ("sft", "cpt"))
     return True
 
 
 def _stop(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
-    """Saves what is not saved yet and leaves with exit 75."""
+    """Waits for the checkpoint that is being written, saves what is not saved yet and leaves with exit 75."""
+    run.saver.settle()
     if state.step > run.checkpoints.saved_step:
-        run.checkpoints.save(state, run.trainee.tensors(), optimizer.state_dict())
+        _save(run, state, optimizer)
+        run.saver.settle()
     raise Interrupted(
         f"stopped after step {state.step} of {run.schedule.steps}",
         why="Its work is in a checkpoint.",
@@ -121,12 +182,23 @@ def _stop(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     )
 
 
+def _save(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
+    """All processes gather, one writes."""
+    tensors, saved = run.trainee.live_tensors(), whole_optimizer(optimizer, keep=run.world.leads)
+    if run.world.leads:
+        run.saver.save(state, tensors, saved)
+    else:
+        run.checkpoints.begin(state.step)
+
+
 def _step(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     """One optimizer step; the state moves on by one entry."""
     started = time.monotonic()
     rate = run.schedule.learning_rate(state.step)
-    entry = {"step": state.step + 1, **_gradients(run, state.step), "learning_rate": rate}
-    _refuse_not_finite(entry)
+    found, micros, norm = _gradients(run, state.step)
+    entry = {"step": state.step + 1, **found, "learning_rate": rate}
+    refuse_not_finite(run, entry, micros)
+    torch.nn.utils.clip_grads_with_norm_(run.trainee.trained, run.schedule.section.max_grad_norm, norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -134,35 +206,35 @@ def _step(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     state.step += 1
     state.losses.append(entry)
     run.metrics.stepped(entry, seconds=time.monotonic() - started)
+    if fault := run.spikes.fault(entry["loss"]):
+        log(run.metrics.listener, f"step {state.step}: {fault}", step=state.step, spike=True)
+        if run.schedule.section.on_loss_spike == "stop":
+            refuse_spike(state.step, fault)
 
 
-def _gradients(run: Run, step: int) -> dict[str, Any]:
-    """Forward and backward over the step's micro-batches, gradients clipped; what the step tells besides its rate."""
+def _gradients(run: Run, step: int) -> tuple[dict[str, Any], list[Micro], torch.Tensor]:
+    """Forward and backward over the step's micro-batches: what the step tells besides its rate, each micro-batch, the gradient's norm."""
     schedule, method = run.schedule, run.method
     every = range(step * schedule.micros_per_step, (step + 1) * schedule.micros_per_step)
-    weight = sum(method.weight(run.train[i]) for micro in every for i in schedule.windows_of(micro))
+    weights = {micro: sum(method.weight(run.train[i]) for i in schedule.windows_of(micro)) for micro in every}
+    weight, micros = sum(weights.values()), []
     sums: dict[str, torch.Tensor] = {"loss": torch.zeros((), device=run.trainee.device)}
-    tokens = 0
-    for micro in mine(step, schedule.micros_per_step, (run.world.rank, run.world.size)):
+    tokens, dealt = 0, mine(step, schedule.micros_per_step, (run.world.rank, run.world.size))
+    for micro in dealt:
         torch.manual_seed(noise_seed(schedule.section.seed, micro))
         batch = method.batch(run.trainee, [run.train[i] for i in schedule.windows_of(micro)])
         with run.trainee.precision():
             found = method.loss(run.trainee, batch)
             part = found.total / weight
+        run.world.exchanges(micro == dealt[-1])
         part.backward()
         for name, value in {"loss": part, **{n: v / weight for n, v in found.facts.items()}}.items():
             sums[name] = sums.get(name, 0) + value.detach()
+        micros.append(Micro(number=micro, loss=found.total.detach(), weight=weights[micro]))
         tokens += batch.tokens
-    norm = torch.nn.utils.clip_grad_norm_(run.trainee.trained, schedule.section.max_grad_norm)
-    told = {name: float(value) for name, value in sums.items()}
-    return {**told, "grad_norm": float(norm), "tokens": tokens, "trained_tokens": int(weight)}
-
-
-def _refuse_not_finite(entry: dict[str, Any]) -> None:
-    if math.isfinite(entry["loss"]) and math.isfinite(entry["grad_norm"]):
-        return
-    raise TrainingFailed(
-        f"step {entry['step']}: loss {entry['loss']}, gradient norm {entry['grad_norm']} at learning rate {entry['learning_rate']:g}",
-        why="Weights after this step would be worthless; nothing was published, and a retry would end the same way.",
-        cure="a lower finetune.learning_rate or more warm-up; or look at the rows of this step in rows.parquet",
-    )
+    run.world.reduce(run.trainee.trained)
+    # clipped only once it is known to be finite: NaN would spread to every gradient, and the diagnosis tells them apart
+    norm = torch.nn.utils.get_total_norm([p.grad for p in run.trainee.trained if p.grad is not None])
+    told = run.world.summed({"tokens": tokens, **{name: float(value) for name, value in sums.items()}})
+    told |= {"grad_norm": float(whole(norm)), "tokens": int(told["tokens"]), "trained_tokens": int(weight)}
+    return told, micros, norm

@@ -8,8 +8,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ft_pipeline.finetune.preemption import StopRequest, listen, stop_request
+
+if __name__ == "__main__":
+    listen()
 
 from ft_pipeline import settings
 from ft_pipeline.errors import Interrupted
@@ -23,38 +30,50 @@ from ft_pipeline.finetune.artifact import (
     Completion,
 )  # fmt: skip
 from ft_pipeline.finetune.metrics import Metrics, Mirror, next_attempt
-from ft_pipeline.finetune.preemption import StopRequest
+from ft_pipeline.finetune.ranks import run_alone_or_ranked
+from ft_pipeline.finetune.resume_proof import write_certificate
+from ft_pipeline.finetune.retention import best_step
 from ft_pipeline.finetune.schedule import Schedule
+from ft_pipeline.finetune.status import RANKS
 from ft_pipeline.recipe import Finetune
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.fingerprint import canonical_json, sha256_json
-from ft_pipeline.workers.child import run_child
 from ft_pipeline.workers.job import Job
-from ft_pipeline.workers.messages import Mailbox, Message, log
+from ft_pipeline.workers.messages import Mailbox, Message, ignore, log
 from ft_pipeline.workers.startup import UNUSED_BY_A_MODEL, hide
 
 if TYPE_CHECKING:
-    from ft_pipeline.finetune.checkpoint import State
+    import torch
+
+    from ft_pipeline.finetune.checkpoint import Checkpoints, State
+    from ft_pipeline.finetune.effect import Probe
     from ft_pipeline.finetune.loop import Run
+    from ft_pipeline.finetune.parallel import World
 
 CHECKPOINTS = "checkpoints"
 GENERATION_CONFIG = "generation_config.json"
 
 
 def body(job: Job, store: Store, mailbox: Mailbox) -> None:
-    """Publishes the job's `checkpoints`. Raises Interrupted (75) after a saved stop, another FtError (42) for good."""
-    stop = StopRequest()
+    """Publishes the job's `checkpoints`. Raises Interrupted (75) after a saved stop, StorageError (5), another FtError (42) for good."""
+    stop = stop_request()
     section = read_section(job.section)
     parents = {role: store.fetch(ref) for role, ref in job.spec.parents.items()}
     shards, base = parents.pop("shards"), parents.pop("base")
     schedule = Schedule(section=section, windows=shards.manifest.counts["train_windows"])
-    metrics = _metrics(job, schedule, mailbox)
+    world = _joined(job)
+    metrics = _metrics(job, schedule, mailbox) if world.leads else _quiet_metrics(job, schedule, world.rank)
     try:
-        run, boundary = _prepared(job, (base.folder, schedule, metrics, stop), (shards, parents))
-        state = _trained(run)
+        ready = _prepared(job, (base.folder, schedule, metrics, stop, world), (shards, parents))
+        run, state = ready.run, _trained(ready.run)
+        tensors = run.trainee.tensors()  # all processes of a sharded run take part
+        ready.refuse_no_effect(tensors)
+        if not world.leads:
+            return
         with store.publish(job.spec) as draft:
-            _write(draft.folder, run, state)
-            completion = _completion(run, state, boundary)
+            _write(draft.folder, run, (state, tensors))
+            write_certificate(draft.folder, ready.certificate)
+            completion = _completion(run, state, ready.boundary)
             (draft.folder / COMPLETION).write_text(json.dumps(completion, sort_keys=True, indent=1))
             draft.counts.update(steps=state.step, rows=completion["rows"], trained_tokens=completion["trained_tokens"])
             _close(metrics, "FINISHED")
@@ -62,8 +81,10 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     except BaseException as error:
         _close(metrics, "KILLED" if isinstance(error, Interrupted) else "FAILED")
         raise
+    finally:
+        world.leave()
     mailbox(Message(kind="result", facts=metrics.facts()))
-    shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
+    run.checkpoints.clear(state)
 
 
 def read_section(section: Any) -> Finetune:
@@ -83,38 +104,90 @@ def _metrics(job: Job, schedule: Schedule, mailbox: Mailbox) -> Metrics:
     return Metrics(folder=job.folder, steps=schedule.steps, listener=mailbox, mirror=mirror, attempt=attempt)
 
 
+def _joined(job: Job) -> World:
+    from ft_pipeline.finetune.parallel import join
+
+    return join(job.placement)
+
+
+def _quiet_metrics(job: Job, schedule: Schedule, rank: int) -> Metrics:
+    """Of a process that does not lead: its own lines in a folder of its own, for who looks for the slow one."""
+    folder = job.folder / RANKS / str(rank)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Metrics(folder=folder, steps=schedule.steps, listener=ignore)
+
+
 def _close(metrics: Metrics, status: str) -> None:
     if metrics.mirror:
         metrics.mirror.close(status)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A run before its first step, with what was found out about it."""
+
+    run: Run
+    boundary: dict[str, Any]
+    """What the boundary check found on the untrained model."""
+    certificate: dict[str, Any]
+    """Whether a killed run of this recipe ends in the same bytes."""
+    probe: Probe
+
+    def refuse_no_effect(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Raises TrainingFailed when training changed nothing that can be seen."""
+        from ft_pipeline.finetune.effect import refuse_no_effect
+
+        refuse_no_effect(self.run.trainee, tensors, self.probe)
+
+
 def _prepared(
-    job: Job, parts: tuple[Path, Schedule, Metrics, StopRequest], given: tuple[Artifact, dict[str, Artifact]]
-) -> tuple[Run, dict[str, Any]]:
-    """The run, ready to step, and what the boundary check found on the untrained model."""
+    job: Job, parts: tuple[Path, Schedule, Metrics, StopRequest, World], given: tuple[Artifact, dict[str, Artifact]]
+) -> Ready:
+    """The run, ready to step."""
     from ft_pipeline.finetune.boundary import check_boundaries
-    from ft_pipeline.finetune.checkpoint import Checkpoints
+    from ft_pipeline.finetune.effect import Probe
     from ft_pipeline.finetune.loop import Run, make_deterministic
     from ft_pipeline.finetune.methods.method import method_of
     from ft_pipeline.finetune.model import load_trainee
+    from ft_pipeline.finetune.resume_certificate import certified
 
-    folder, schedule, metrics, stop = parts
+    folder, schedule, metrics, stop, world = parts
     shards, others = given
     place = job.placement
     make_deterministic(place.threads)
+    _leave_if_asked(stop, world, "the model was loaded")
     trainee = load_trainee(folder, schedule.section, device=place.device)
     method = method_of(schedule.section, cache=settings.load().work / "windows", **others)
     train, validation = (method.items(shards, split) for split in ("train", "validation"))
+    _leave_if_asked(stop, world, "the checks before the first step")
     boundary = check_boundaries(trainee, train)
-    checkpoints = Checkpoints(
+    probe = Probe.of(trainee, method, train)
+    run = Run(
+        trainee=trainee, method=method, schedule=schedule, train=train, validation=validation,
+        checkpoints=_checkpoints(job, schedule.section, metrics), metrics=metrics, stop=stop, world=world,
+    )  # fmt: skip
+    certificate = certified(run, base=folder, folder=metrics.folder)
+    told = f"boundary check {boundary}; exact resume: {certificate['verdict']}"
+    log(metrics.listener, f"attempt {metrics.attempt}: {schedule.steps} steps, {told}")
+    _leave_if_asked(stop, world, "the first step of this attempt")
+    return Ready(run=run, boundary=boundary, certificate=certificate, probe=probe)
+
+
+def _leave_if_asked(stop: StopRequest, world: World, before: str) -> None:
+    """All processes leave, or none."""
+    (stop.asked,) = world.agreed(stop.asked)
+    stop.leave_if_asked(before)
+
+
+def _checkpoints(job: Job, section: Finetune, metrics: Metrics) -> Checkpoints:
+    from ft_pipeline.finetune.checkpoint import Checkpoints
+
+    place = job.placement
+    return Checkpoints(
         job.folder / CHECKPOINTS, job.spec.fingerprint, metrics.listener,
         keep=place.keep_checkpoints, every_steps=place.checkpoint_steps, every_seconds=place.checkpoint_minutes * 60,
+        keep_best=place.keep_best or section.early_stop_evaluations is not None, keep_every=place.keep_every,
     )  # fmt: skip
-    log(metrics.listener, f"attempt {metrics.attempt}: {schedule.steps} steps, boundary check {boundary}")
-    return Run(
-        trainee=trainee, method=method, schedule=schedule, train=train, validation=validation,
-        checkpoints=checkpoints, metrics=metrics, stop=stop,
-    ), boundary  # fmt: skip
 
 
 def _trained(run: Run) -> State:
@@ -123,12 +196,12 @@ def _trained(run: Run) -> State:
     return train(run)
 
 
-def _write(folder: Path, run: Run, state: State) -> None:
+def _write(folder: Path, run: Run, trained: tuple[State, dict[str, torch.Tensor]]) -> None:
     """The trained tensors with their config, and the trajectory."""
     import torch
     from safetensors.torch import save_file
 
-    section, tensors = run.schedule.section, run.trainee.tensors()
+    section, (state, tensors) = run.schedule.section, trained
     if section.lora is not None:
         save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         (folder / ADAPTER_CONFIG).write_text(json.dumps(run.trainee.adapter_config(), sort_keys=True, indent=1))
@@ -156,21 +229,25 @@ def _completion(run: Run, state: State, boundary: dict[str, Any]) -> dict[str, A
     schedule = run.schedule
     micros = range(state.step * schedule.micros_per_step)
     seen = sorted({row for micro in micros for i in schedule.windows_of(micro) for row in run.train[i].row_ids})
+    early = state.step < schedule.steps
+    best = best_step(state.measured) if schedule.section.early_stop_evaluations is not None else None
     proof = Completion(
         planned_steps=schedule.steps,
         steps=state.step,
         windows_consumed=len(micros) * schedule.section.windows_per_micro,
-        sampler_exhausted=schedule.sampler_exhausted and state.step == schedule.steps,
+        sampler_exhausted=schedule.sampler_exhausted and not early,
         rows=len(seen),
         row_ids_sha256=sha256_json(seen),
         trained_tokens=sum(entry["trained_tokens"] for entry in state.losses),
-        validation_loss=state.validations.get(str(state.step)),
+        validation_loss=state.validations.get(str(best or state.step)),
         validation_loss_before=state.validations.get("0"),
         boundary=boundary,
+        stopped_early=early,
+        published_step=best or state.step,
     )
     return asdict(proof)
 
 
 if __name__ == "__main__":
     hide(UNUSED_BY_A_MODEL)
-    sys.exit(run_child(body, sys.argv))
+    sys.exit(run_alone_or_ranked(body, sys.argv))

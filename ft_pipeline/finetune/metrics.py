@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import subprocess
 import sys
@@ -18,8 +19,23 @@ from typing import Any
 from ft_pipeline.store.fingerprint import canonical_json
 from ft_pipeline.workers.messages import Listener, log, progress
 
-METRICS, ATTEMPTS = "metrics.jsonl", "attempts.jsonl"
+METRICS, ATTEMPTS, SAVES = "metrics.jsonl", "attempts.jsonl", "saves.jsonl"
 CLOSE_SECONDS = 60.0
+MOST_NATS = 700.0
+"""exp of it is the largest power that fits into a float."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """What one checkpoint cost."""
+
+    step: int
+    stall_seconds: float
+    """In which the training thread did nothing else."""
+    write_seconds: float
+    """Of the thread that hashed and wrote, mostly beside training."""
+    size: int
+    """Bytes."""
 
 
 @dataclass
@@ -38,10 +54,12 @@ class Metrics:
     tokens: int = 0
     done_steps: int = 0
     first_step: int = 0
+    last_step: int = 0
+    saves: list[Saved] = field(default_factory=list)
 
     def resumed(self, history: list[dict[str, Any]]) -> None:
         """Tells where the run goes on, and gives MLflow the whole curve."""
-        self.first_step = len(history)
+        self.first_step = self.last_step = len(history)
         log(self.listener, f"resumed after step {self.first_step} of {self.steps}", step=self.first_step)
         for entry in history:
             self._mirrored(entry, int(entry["step"]))
@@ -49,6 +67,7 @@ class Metrics:
     def stepped(self, entry: Mapping[str, Any], *, seconds: float) -> None:
         """Writes one step down."""
         self.done_steps += 1
+        self.last_step = entry["step"]
         self.tokens += entry["tokens"]
         self.training_seconds += seconds
         speed = {"seconds": round(seconds, 4), "tokens_per_second": round(entry["tokens"] / max(seconds, 1e-9), 1)}
@@ -63,21 +82,45 @@ class Metrics:
         )  # fmt: skip
         self._mirrored({**entry, **speed}, entry["step"])
 
-    def validated(self, step: int, loss: float) -> None:
-        """Tells a validation loss."""
-        log(self.listener, f"validation loss {loss:.4f} after step {step}", step=step, validation_loss=loss)
-        self._mirrored({"validation_loss": loss}, step)
+    def validated(self, step: int, loss: float, *, per_token: bool = False) -> None:
+        """Tells a validation loss; as perplexity too when it is a mean over tokens."""
+        told = {"validation_loss": loss, **({"validation_perplexity": perplexity(loss)} if per_token else {})}
+        also = f", perplexity {told['validation_perplexity']:.2f}" if per_token else ""
+        log(self.listener, f"validation loss {loss:.4f}{also} after step {step}", step=step, **told)
+        self._mirrored(told, step)
+
+    def saved(self, saved: Saved) -> None:
+        """Writes down what a checkpoint cost."""
+        self.saves.append(saved)
+        told = {
+            "checkpoint_stall_seconds": round(saved.stall_seconds, 6),
+            "checkpoint_write_seconds": round(saved.write_seconds, 6),
+            "checkpoint_bytes": saved.size,
+        }
+        with (self.folder / SAVES).open("ab") as file:
+            file.write(canonical_json({"step": saved.step, **told, "attempt": self.attempt}) + b"\n")
+        self._mirrored(told, saved.step)
+
+    def recent(self, steps: int) -> list[dict[str, Any]]:
+        """The last lines of metrics.jsonl."""
+        path = self.folder / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines[-steps:]]
 
     def facts(self) -> dict[str, Any]:
         """What this run cost, for people: never hashed."""
         seconds = time.monotonic() - self.started
         written = (self.folder / METRICS).read_bytes().count(b"\n")
+        stall = sum(saved.stall_seconds for saved in self.saves)
         return {
             "seconds": round(seconds, 2),
             "training_seconds": round(self.training_seconds, 2),
             "attempts": self.attempt,
             "tokens_per_second": self._speed(),
-            "steps_replayed": written - self.steps,
+            "steps_replayed": written - self.last_step,
+            "checkpoints": len(self.saves),
+            "checkpoint_stall_seconds": round(stall, 4),
+            "checkpoint_stall_share": round(stall / max(stall + self.training_seconds, 1e-9), 5),
             "mlflow_run_id": self.mirror.run_id if self.mirror else None,
             "mlflow_experiment_id": self.mirror.experiment_id if self.mirror else None,
         }
@@ -146,6 +189,11 @@ class Mirror:
         if pipe:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
+
+
+def perplexity(loss: float) -> float:
+    """Of a mean loss in nats per token; infinite where it does not fit into a float."""
+    return math.exp(loss) if loss < MOST_NATS else math.inf
 
 
 def next_attempt(folder: Path) -> int:

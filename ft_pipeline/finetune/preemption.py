@@ -5,6 +5,10 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+from ft_pipeline.errors import Interrupted
+
+_early: StopRequest | None = None
+
 
 class StopRequest:
     """Made first of all, before the heavy imports; asked between steps and in validation."""
@@ -16,3 +20,25 @@ class StopRequest:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
+
+    def leave_if_asked(self, before: str) -> None:
+        """Raises Interrupted on the way to the first step: nothing was computed that is not in a checkpoint."""
+        if self.asked:
+            raise Interrupted(
+                f"stopped before {before}",
+                why="Nothing was trained since the last checkpoint.",
+                cure="run the same command again: it resumes",
+            )
+
+
+def listen() -> None:
+    """Hears a stop from now on, for the body that starts later: importing alone takes seconds."""
+    global _early
+    _early = StopRequest()
+
+
+def stop_request() -> StopRequest:
+    """The stop request of this process, with what it has heard since `listen`."""
+    global _early
+    heard, _early = _early, None
+    return heard or StopRequest()

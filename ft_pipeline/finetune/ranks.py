@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ft_pipeline.finetune.preemption import stop_request
 from ft_pipeline.finetune.status import RANKS, Status, read_status, with_status
 from ft_pipeline.settings import rank_environment, rank_here
 from ft_pipeline.workers.child import Body, die_with_parent, run_child
 from ft_pipeline.workers.job import Job, read_job
 from ft_pipeline.workers.local import error_message
 from ft_pipeline.workers.messages import Mailbox
-from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED
+from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED, STORAGE
 
 POLL_SECONDS = 0.05
 SETTLE_SECONDS = 5.0
@@ -61,8 +62,11 @@ class Parent:
 
     def run(self) -> int:
         """Starts the processes and waits for the last. None survives this call."""
+        heard = stop_request().asked
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        if heard:
+            return PREEMPTED
         shutil.rmtree(self.job.folder / RANKS, ignore_errors=True)
         (self.job.folder / RANKS).mkdir(parents=True)
         rendezvous = f"file://{self.job.folder / RANKS / f'rendezvous-{secrets.token_hex(4)}'}"
@@ -117,6 +121,8 @@ class Parent:
         codes = [process.returncode for process in self._ranks]
         said = [read_status(self.job.folder, rank) for rank in range(len(codes))]
         code = exit_code_of(codes, said)
+        if code == CRASHED and self.stopped_at is not None and -signal.SIGTERM in codes:
+            return PREEMPTED  # stopped before all of them listened: nothing was trained
         if code not in (COMPLETE, PREEMPTED):
             first = self._first or 0
             status = said[first]
@@ -127,12 +133,13 @@ class Parent:
 
 
 def exit_code_of(codes: Sequence[int], said: Sequence[Status | None]) -> int:
-    """One exit code for all: 42 when one failed for good, 0 or 75 when all say so and wrote it down, else a crash (1).
+    """One exit code for all: 42 when one failed for good, 5 when one's disk failed, 0 or 75 when all say so and wrote it down, else a crash (1).
 
     A process that exits 0 or 75 without a status file is no proof of anything.
     """
-    if any(code == FAILED_FOR_GOOD for code in codes):
-        return FAILED_FOR_GOOD
+    for code in (FAILED_FOR_GOOD, STORAGE):
+        if code in codes:
+            return code
     for code, state in ((COMPLETE, "complete"), (PREEMPTED, "preempted")):
         if all(c == code for c in codes) and all(s is not None and s.state == state for s in said):
             return code

@@ -47,6 +47,11 @@ class Schedule:
         before, after = ((s * self.micros_per_step) // self.micros_per_epoch for s in (step - 1, step))
         return after > before
 
+    def evaluates(self, step: int) -> bool:
+        """True where the validation loss is measured: before, after, and every n steps or at each end of an epoch."""
+        every = self.section.evaluate_every_steps
+        return self.ends_epoch(step) if every is None else step % every == 0 or step == self.steps
+
     def epoch(self, step: int) -> float:
         """Epochs consumed after a step."""
         return step * self.micros_per_step / self.micros_per_epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -11,19 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ft_pipeline import settings
-from ft_pipeline.errors import FtError, Interrupted
+from ft_pipeline.errors import FtError, Interrupted, StorageError
 from ft_pipeline.store.artifacts import Store, open_store
 from ft_pipeline.workers.job import Job, read_job
 from ft_pipeline.workers.local import error_message
 from ft_pipeline.workers.messages import Mailbox
-from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED
+from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED, STORAGE
 
 Body = Callable[[Job, Store, Mailbox], None]
-"""Does the work and publishes `job.spec`. Raises Interrupted after a checkpoint, any other FtError when it fails for good."""
+"""Does the work and publishes `job.spec`. Raises Interrupted after a checkpoint, StorageError when a disk fails, any other FtError when it fails for good."""
 
 
 def run_child(body: Body, argv: list[str]) -> int:
-    """The exit code of one job: 0, 42 or 75. An unexpected exception is a crash: traceback in the log, exit 1.
+    """The exit code of one job: 0, 5, 42 or 75. An unexpected exception is a crash: traceback in the log, exit 1.
 
     argv: the program, job.json, and optionally the process id of the parent that must outlive it.
     """
@@ -36,6 +37,11 @@ def run_child(body: Body, argv: list[str]) -> int:
     except Interrupted as stop:
         mailbox(error_message(str(stop)))
         return PREEMPTED
+    except StorageError as error:
+        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the disk that is full may be the one of the messages
+            mailbox(error_message(str(error)))
+        return STORAGE
     except FtError as error:
         mailbox(error_message(str(error)))
         return FAILED_FOR_GOOD

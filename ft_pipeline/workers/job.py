@@ -31,6 +31,11 @@ class Placement:
     checkpoint_steps: int = 500
     checkpoint_minutes: float = 10
     keep_checkpoints: int = 2
+    """The newest so many, two at least."""
+    keep_best: bool = False
+    """Saves at each new lowest validation loss too, and keeps that checkpoint after the run."""
+    keep_every: int = 0
+    """Keeps the checkpoints of every so many steps after the run; 0 for none."""
     grace_seconds: float = 110
     """Between SIGTERM and SIGKILL when a run is cancelled."""
     processes: int = 1

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.errors import FtError, Interrupted, TrainingFailed, UserError
+from ft_pipeline.errors import FtError, Interrupted, StorageError, TrainingFailed, UserError
 from ft_pipeline.settings import Settings, child_environment
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.workers.job import Job
@@ -33,7 +33,8 @@ class LocalWorker:
     def run(self, job: Job, listener: Listener) -> Artifact:
         """The artifact that the job publishes; found instead of made when the store has it.
 
-        Raises TrainingFailed (exit 42 or a crash), Interrupted (exit 75: run again to resume), UserError (another run holds the folder).
+        Raises TrainingFailed (exit 42 or a crash), Interrupted (exit 75: run again to resume), StorageError (exit 5: mend the disk, run
+        again), UserError (another run holds the folder).
         """
         if found := self._found(job, listener):
             return found
@@ -125,6 +126,12 @@ def _failure(job: Job, code: int) -> FtError:
     if outcome_of(code) is Outcome.PREEMPTED:
         return Interrupted(
             f"{job.name} was stopped", why="Its work is in a checkpoint.", cure="run the same command again: it resumes"
+        )
+    if outcome_of(code) is Outcome.STORAGE:
+        return StorageError(
+            f"{job.name} stopped because of its storage: {text}",
+            why="No work is lost but what came after the newest whole checkpoint.",
+            cure=f"mend the storage, then run the same command again: it resumes. The whole log is {job.folder / 'log.txt'}",
         )
     if outcome_of(code) is Outcome.FAILED:
         return TrainingFailed(f"{job.name} failed for good: {text}", cure=f"the whole log is {job.folder / 'log.txt'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 COMPLETE = 0
+STORAGE = 5
 FAILED_FOR_GOOD = 42
 PREEMPTED = 75
 STOPPED = 143
@@ -17,6 +18,8 @@ class Outcome(StrEnum):
     """Finished, with proof in its artifact."""
     FAILED = "failed"
     """NaN loss, bad data, a refused job: never retried."""
+    STORAGE = "storage"
+    """A store or disk does not answer or is full: cure it, then resume from the newest whole checkpoint."""
     PREEMPTED = "preempted"
     """Stopped by a signal: resume from the newest whole checkpoint."""
     CRASHED = "crashed"
@@ -27,6 +30,8 @@ def outcome_of(exit_code: int) -> Outcome:
     """What an exit code means; a negative code is the signal that killed the process (subprocess convention)."""
     if exit_code == COMPLETE:
         return Outcome.COMPLETE
+    if exit_code == STORAGE:
+        return Outcome.STORAGE
     if exit_code == FAILED_FOR_GOOD:
         return Outcome.FAILED
     if exit_code in (PREEMPTED, STOPPED, -15):
