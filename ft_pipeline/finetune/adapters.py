@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.finetune.score import SCORE
 from ft_pipeline.recipe import Lora
 
 
@@ -23,9 +24,9 @@ def with_lora(model: Any, lora: Lora, *, task: str = "CAUSAL_LM") -> Any:
 
 def linear_names(model: Any) -> list[str]:
     """Last names of the linear layers without the head: `q_proj`, not every layer's path as PEFT's all-linear writes it."""
-    head = model.get_output_embeddings()
+    heads = (model.get_output_embeddings(), getattr(model, SCORE, None))
     return sorted(
-        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m not in heads}
     )
 
 

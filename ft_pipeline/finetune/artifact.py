@@ -43,6 +43,7 @@ RUNTIME = (
     "retention.py",
     "rollout.py",
     "schedule.py",
+    "score.py",
 )
 """The files that decide the bytes. Checkpoints, signals and metrics do not: a resumed run ends in the same bytes."""
 

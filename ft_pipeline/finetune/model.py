@@ -14,6 +14,7 @@ from ft_pipeline.finetune.adapters import with_lora
 from ft_pipeline.finetune.flops import Work
 from ft_pipeline.finetune.head import attach
 from ft_pipeline.finetune.quantize import quantize_projections
+from ft_pipeline.finetune.score import add_score, published
 from ft_pipeline.finetune.sharding import like, whole
 from ft_pipeline.recipe import Finetune
 
@@ -56,6 +57,8 @@ class Trainee:
             tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
             drop = tied if getattr(self.model.config, "tie_word_embeddings", False) else set()
             found = {name: t for name, t in self.model.state_dict().items() if name not in drop}
+        if self.section.method == "reward":
+            found = published(found)
         return {name: found[name].detach() for name in sorted(found)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -95,8 +98,12 @@ def load_trainee(folder: Path, section: Finetune, *, device: str = "cpu") -> Tra
     model.to(device)
     attach(model)
     torch.manual_seed(section.seed)
+    task = "CAUSAL_LM"
+    if section.method == "reward":
+        add_score(model)
+        task = "SEQ_CLS"
     if section.lora is not None:
-        model = with_lora(model, section.lora)
+        model = with_lora(model, section.lora, task=task)
     return Trainee(model.to(device), section, device, flat)
 
 

@@ -53,6 +53,7 @@ METHODS: Mapping[str, str] = {
     "simpo": "preference",
     "orpo": "preference",
     "kto": "kto",
+    "reward": "reward",
     **dict.fromkeys(get_args(PolicyMethod), "policy"),
 }
 """Method of a recipe -> the module beside this file whose `method(section)` makes it."""
