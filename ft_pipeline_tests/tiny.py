@@ -193,7 +193,7 @@ def train_job_here(
 
     where = (store.work, Placement(**placement))
     others = launch.parents_made(
-        whole, parts=parts, where=where, find=lambda _digest: _published(teacher),
+        whole, parts=parts, where=where, find=lambda _digest: _published(teacher), shelf=(store, store.work),
         run=lambda job: _run_here(store, job, import_module(job.module).body),
     )  # fmt: skip
     refs = {role: made.ref for role, made in others.items()}

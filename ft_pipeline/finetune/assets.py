@@ -49,6 +49,7 @@ def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     others = parents_made(
         recipe, parts={"shards": shards, "base": base}, where=where,
         run=lambda job: house.worker.run(job, house.listener), find=lambda digest: house.store.fetch(house.catalog.ref(digest)),
+        shelf=(house.store, house.settings.home),
     )  # fmt: skip
     for made in others.values():
         house.catalog.index(made.manifest)

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ft_pipeline.finetune.artifact import checkpoints_spec, refuse_misfit, refuse_unsupported
+from ft_pipeline.finetune.policies import policy_parents, refuse_ranks
 from ft_pipeline.finetune.requirements import parent_jobs
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.manifest import Ref
 from ft_pipeline.store.paths import run_folder
 from ft_pipeline.workers.job import Job, Placement
@@ -46,15 +47,18 @@ def train_job(
 
 def parents_made(
     recipe: Recipe, *, parts: Mapping[str, Artifact], run: Callable[[Job], Artifact], where: tuple[Path, Placement],
-    find: Callable[[str], Artifact],
+    find: Callable[[str], Artifact], shelf: tuple[Store, Path],
 ) -> dict[str, Artifact]:  # fmt: skip
-    """By role, what the method reads besides shards and base, made by `run` (which finds what was made before).
+    """By role, what the method reads besides shards and base, made by `run` (which finds what was made before) or found calibrated.
 
-    parts: `shards` and `base`; where: the work folder and the placement; find: the artifact whose digest begins so. Raises RecipeError
-    before anything is computed.
+    parts: `shards` and `base`; where: the work folder and the placement; find: the artifact whose digest begins so; shelf:
+    the store, and where `home://` is. Raises RecipeError before anything is computed.
     """
     refuse_unsupported(recipe)
     refuse_misfit(recipe.finetune, shards=parts["shards"], base=parts["base"])
     work, placement = where
+    refuse_ranks(recipe.finetune, placement.processes)
+    store, home = shelf
+    found = policy_parents(recipe.finetune, base=parts["base"], store=store, home=home, find=find)
     jobs = parent_jobs(recipe.finetune, parts=parts, find=find, work=work, placement=placement)
-    return {role: run(job) for role, job in jobs.items()}
+    return {**found, **{role: run(job) for role, job in jobs.items()}}

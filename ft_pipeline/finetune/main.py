@@ -29,10 +29,13 @@ from ft_pipeline.finetune.artifact import (
     MODEL_WEIGHTS,
     Completion,
 )  # fmt: skip
+from ft_pipeline.finetune.guards import Drift
 from ft_pipeline.finetune.metrics import Metrics, Mirror, next_attempt
 from ft_pipeline.finetune.ranks import run_alone_or_ranked
 from ft_pipeline.finetune.resume_proof import write_certificate
 from ft_pipeline.finetune.retention import best_step
+from ft_pipeline.finetune.rollout_store import FOLDER as ROLLOUTS
+from ft_pipeline.finetune.rollout_store import Rollouts, publish_rollouts, read_tax
 from ft_pipeline.finetune.schedule import Schedule
 from ft_pipeline.finetune.status import RANKS
 from ft_pipeline.recipe import Finetune
@@ -65,6 +68,7 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     metrics = _metrics(job, schedule, mailbox) if world.leads else _quiet_metrics(job, schedule, world.rank)
     try:
         ready = _prepared(job, (base.folder, schedule, metrics, stop, world), (shards, parents))
+        ready.rollouts.recording = True
         run, state = ready.run, _trained(ready.run)
         tensors = run.trainee.tensors()  # all processes of a sharded run take part
         ready.refuse_no_effect(tensors)
@@ -78,6 +82,7 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
             draft.counts.update(steps=state.step, rows=completion["rows"], trained_tokens=completion["trained_tokens"])
             _close(metrics, "FINISHED")
             draft.execution.update(metrics.facts())
+        ready.publish_rollouts(store, draft.artifact)
     except BaseException as error:
         _close(metrics, "KILLED" if isinstance(error, Interrupted) else "FAILED")
         raise
@@ -101,7 +106,11 @@ def _metrics(job: Job, schedule: Schedule, mailbox: Mailbox) -> Metrics:
     experiment = str(job.facts.get("model_line", job.name))
     tags["attempt"] = str(attempt)
     mirror = None if uri == settings.NO_MLFLOW else Mirror(uri, experiment=experiment, tags=tags, listener=mailbox)
-    return Metrics(folder=job.folder, steps=schedule.steps, listener=mailbox, mirror=mirror, attempt=attempt)
+    plan = schedule.section.reinforce
+    watch = None if plan is None else Drift(plan.guards, mailbox)
+    return Metrics(
+        folder=job.folder, steps=schedule.steps, listener=mailbox, mirror=mirror, attempt=attempt, watch=watch
+    )
 
 
 def _joined(job: Job) -> World:
@@ -132,6 +141,13 @@ class Ready:
     certificate: dict[str, Any]
     """Whether a killed run of this recipe ends in the same bytes."""
     probe: Probe
+    rollouts: Rollouts
+
+    def publish_rollouts(self, store: Store, checkpoints: Artifact | None) -> None:
+        """Of a policy, as an artifact of their own, with what they cost."""
+        if checkpoints is not None and (made := publish_rollouts(store, self.rollouts, checkpoints=checkpoints)):
+            log(self.run.metrics.listener, f"rollouts: {made.manifest.counts['rows']} completions", **read_tax(made))
+            shutil.rmtree(self.rollouts.folder)
 
     def refuse_no_effect(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Raises TrainingFailed when training changed nothing that can be seen."""
@@ -150,6 +166,7 @@ def _prepared(
     from ft_pipeline.finetune.methods.method import method_of
     from ft_pipeline.finetune.model import load_trainee
     from ft_pipeline.finetune.resume_certificate import certified
+    from ft_pipeline.finetune.rollout import side_by_side
 
     folder, schedule, metrics, stop, world = parts
     shards, others = given
@@ -157,10 +174,12 @@ def _prepared(
     make_deterministic(place.threads)
     _leave_if_asked(stop, world, "the model was loaded")
     trainee = load_trainee(folder, schedule.section, device=place.device)
-    method = method_of(schedule.section, cache=settings.load().work / "windows", **others)
+    rollouts = Rollouts(job.folder / ROLLOUTS, schedule.micros_per_step, place.keep_rollout_steps)
+    also = {"base": folder, "device": place.device, "rollouts": rollouts}
+    method = method_of(schedule.section, cache=settings.load().work / "windows", **also, **others)
     train, validation = (method.items(shards, split) for split in ("train", "validation"))
     _leave_if_asked(stop, world, "the checks before the first step")
-    boundary = check_boundaries(trainee, train)
+    boundary = check_boundaries(trainee, side_by_side(train))
     probe = Probe.of(trainee, method, train)
     run = Run(
         trainee=trainee, method=method, schedule=schedule, train=train, validation=validation,
@@ -170,7 +189,7 @@ def _prepared(
     told = f"boundary check {boundary}; exact resume: {certificate['verdict']}"
     log(metrics.listener, f"attempt {metrics.attempt}: {schedule.steps} steps, {told}")
     _leave_if_asked(stop, world, "the first step of this attempt")
-    return Ready(run=run, boundary=boundary, certificate=certificate, probe=probe)
+    return Ready(run=run, boundary=boundary, certificate=certificate, probe=probe, rollouts=rollouts)
 
 
 def _leave_if_asked(stop: StopRequest, world: World, before: str) -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.finetune.guards import Drift
 from ft_pipeline.store.fingerprint import canonical_json
 from ft_pipeline.workers.messages import Listener, log, progress
 
@@ -56,6 +57,8 @@ class Metrics:
     first_step: int = 0
     last_step: int = 0
     saves: list[Saved] = field(default_factory=list)
+    watch: Drift | None = None
+    """Of a policy: what its guards see goes into the lines."""
 
     def resumed(self, history: list[dict[str, Any]]) -> None:
         """Tells where the run goes on, and gives MLflow the whole curve."""
@@ -63,14 +66,18 @@ class Metrics:
         log(self.listener, f"resumed after step {self.first_step} of {self.steps}", step=self.first_step)
         for entry in history:
             self._mirrored(entry, int(entry["step"]))
+        if self.watch:
+            self.watch.resumed(history)
 
-    def stepped(self, entry: Mapping[str, Any], *, seconds: float) -> None:
-        """Writes one step down."""
+    def stepped(self, entry: Mapping[str, Any], *, seconds: float, **facts: float) -> None:
+        """Writes one step down. `facts`: of this attempt's machine, such as mfu: never part of the trajectory."""
         self.done_steps += 1
         self.last_step = entry["step"]
         self.tokens += entry["tokens"]
         self.training_seconds += seconds
         speed = {"seconds": round(seconds, 4), "tokens_per_second": round(entry["tokens"] / max(seconds, 1e-9), 1)}
+        speed |= facts
+        speed |= self.watch.stepped(entry) if self.watch else {}
         line = canonical_json({**entry, **speed, "attempt": self.attempt})
         with (self.folder / METRICS).open("ab") as file:
             file.write(line + b"\n")

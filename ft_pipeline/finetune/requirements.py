@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ft_pipeline.encode.artifact import Measure, base_digests, reference_job, reference_spec
 from ft_pipeline.errors import RecipeError
+from ft_pipeline.finetune.policies import OBJECTIVES, refuse_policy
 from ft_pipeline.recipe import Finetune, Preference
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.fingerprint import code_digest
@@ -17,14 +19,23 @@ from ft_pipeline.store.paths import run_folder
 from ft_pipeline.workers.job import Job, Placement
 
 TEACHER_KIND = "teacher_logprobs"
-SECTIONS = ("preference", "reward", "distill")
+TEACHER_CODE = ("teacher.py", "teacher_main.py", "methods/distill.py", "batches.py", "attention.py")
+SECTIONS = ("preference", "reward", "distill", "reinforce")
 READS: Mapping[str, str | None] = {
     "dpo": "preference", "simpo": "preference", "orpo": "preference", "kto": "preference", "reward": "reward", "distill": "distill",
+    **dict.fromkeys(OBJECTIVES, "reinforce"),
 }  # fmt: skip
 """Method -> the section that is its own."""
 MAY_LACK = ("reward",)
 """Sections without a decision in them."""
-EXAMPLES: Mapping[str, str] = {"dpo": "pair", "simpo": "pair", "orpo": "pair", "reward": "pair", "kto": "labelled"}
+EXAMPLES: Mapping[str, str] = {
+    "dpo": "pair",
+    "simpo": "pair",
+    "orpo": "pair",
+    "reward": "pair",
+    "kto": "labelled",
+    **dict.fromkeys(OBJECTIVES, "prompt"),
+}
 """Method -> kind of its rows in the shards; the others train on windows."""
 LAYOUTS: Mapping[str | None, str] = {
     None: "of conversations, completions or texts", "pair": "of layout preference", "labelled": "of layout kto",
@@ -61,6 +72,7 @@ def refuse_sections(section: Finetune) -> None:
         )
     if section.preference is not None:
         _refuse_preference(section.method, section.preference)
+    refuse_policy(section)
 
 
 def refuse_kind(section: Finetune, kind: str | None) -> None:
@@ -88,7 +100,8 @@ def parent_specs(
         reference = _model(section, base=base, find=find)
         return {"reference": reference_spec(_measure(section), shards=shards, reference=reference)}
     if section.distill is not None:
-        return {"teacher": teacher_spec(section, shards=shards, teacher=_model(section, base=base, find=find))}
+        teacher = _model(section, base=base, find=find)
+        return {"teacher": teacher_spec(section, shards=shards, models=(teacher, base))}
     return {}
 
 
@@ -114,17 +127,23 @@ def needs_reference(section: Finetune) -> bool:
     return section.method in ("dpo", "kto")
 
 
-def teacher_spec(section: Finetune, *, shards: Artifact, teacher: Artifact) -> Spec:
-    """What decides a teacher's log-probabilities: windows, teacher, how many tokens are kept, temperature, number type and batches."""
-    distill = section.distill
+def teacher_spec(section: Finetune, *, shards: Artifact, models: tuple[Artifact, Artifact]) -> Spec:
+    """What decides a teacher's log-probabilities: windows, teacher, how many tokens are kept, temperature, number type.
+
+    models: teacher and student. The vocabulary is the smaller one: models of one family are padded to several sizes.
+    """
+    distill, (teacher, _) = section.distill, models
     assert distill is not None
-    here = Path(__file__).parent
-    config: dict[str, Any] = {"top_k": distill.top_k, "temperature": distill.temperature, "dtype": section.dtype}
+    here, vocabulary = Path(__file__).parent, min(map(_vocabulary, models))
+    config: dict[str, Any] = {
+        "top_k": min(distill.top_k, vocabulary), "temperature": distill.temperature, "dtype": section.dtype,
+        "vocabulary": vocabulary,
+    }  # fmt: skip
     return Spec(
         kind=TEACHER_KIND,
         config=config,
         parents={"shards": shards.ref, "teacher": teacher.ref},
-        code=code_digest(*(here / name for name in ("teacher_main.py", "batches.py", "attention.py"))),
+        code=code_digest(*(here / name for name in TEACHER_CODE)),
     )
 
 
@@ -164,6 +183,11 @@ def _model(section: Finetune, *, base: Artifact, find: Callable[[str], Artifact]
     return found
 
 
+def _vocabulary(model: Artifact) -> int:
+    config = json.loads(model.file("config.json").read_text(encoding="utf-8"))
+    return config.get("text_config", config)["vocab_size"]
+
+
 def _refuse_preference(method: str, section: Preference) -> None:
     for name, default in {f.name: f.default for f in fields(section)}.items():
         if name not in FIELDS[method] and getattr(section, name) != default:
@@ -197,4 +221,8 @@ def _refuse_smoothing(loss: str, smoothing: float) -> None:
 
 
 def _example(section: str) -> str:
-    return {"preference": "beta: 0.1", "distill": "teacher: DIGEST, alpha: 0.5"}[section]
+    return {
+        "preference": "beta: 0.1",
+        "distill": "teacher: DIGEST, alpha: 0.5",
+        "reinforce": "max_new_tokens: 64, rewards: [...]",
+    }[section]

@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
-from ft_pipeline.encode.artifact import Window
+from ft_pipeline.encode.artifact import Prompt, Window
 from ft_pipeline.finetune import attention
 from ft_pipeline.finetune.batches import Batch, batch_of
 from ft_pipeline.finetune.model import Trainee
 
+PACKED = 4
+"""Prompts that the boundary check looks at together."""
 ROWS = 256
 """Completions that are generated at once: a constant, since the shape of a batch is part of its last bits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask(Window):
+    """A prompt as a window of one row, with the answer that a verifier expects. All of it counts as trained where a check asks."""
+
+    answer: str
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Up to where the model begins to answer."""
+        return self.ids.tolist()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +56,27 @@ class Completion:
     """Of each token in nats, as it was sampled, at the sampling's temperature."""
     finished: bool
     """False when max_new_tokens cut it."""
+
+
+def ask_of(prompt: Prompt) -> Ask:
+    """An item of a sampler."""
+    ids = np.array(prompt.prompt_ids, np.int32)
+    return Ask(ids=ids, spans=((1, len(ids)),), lengths=(len(ids),), row_ids=(prompt.row_id,), answer=prompt.answer)
+
+
+def side_by_side(items: Sequence[Any]) -> Sequence[Any]:
+    """Windows for the boundary check: of prompts, some packed as a training batch packs them; other items as they are."""
+    asks = [item for item in items[: PACKED * PACKED] if isinstance(item, Ask)]
+    groups = [asks[start : start + PACKED] for start in range(0, len(asks), PACKED)]
+    return [_packed(group) for group in groups] if groups else items
+
+
+def _packed(asks: Sequence[Ask]) -> Window:
+    starts = np.cumsum([0, *(len(ask.ids) for ask in asks)]).tolist()
+    return Window(
+        ids=np.concatenate([ask.ids for ask in asks]), lengths=tuple(len(ask.ids) for ask in asks),
+        spans=tuple((start + 1, end) for start, end in pairwise(starts)), row_ids=tuple(ask.row_ids[0] for ask in asks),
+    )  # fmt: skip
 
 
 def sample(trainee: Trainee, prompts: Sequence[Sequence[int]], how: Sampling) -> list[Completion]:

@@ -31,6 +31,8 @@ class Rollouts:
     micros_per_step: int
     keep_steps: int
     """The newest so many steps; 0 keeps none."""
+    recording: bool = False
+    """False until the first step: a method is also asked by the checks before it."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes of every shard that this process wrote, also of those that were let go since."""
 

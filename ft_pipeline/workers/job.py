@@ -36,6 +36,8 @@ class Placement:
     """Saves at each new lowest validation loss too, and keeps that checkpoint after the run."""
     keep_every: int = 0
     """Keeps the checkpoints of every so many steps after the run; 0 for none."""
+    keep_rollout_steps: int = 1000
+    """Of a policy: completions of the newest so many steps are kept and published; 0 for none."""
     grace_seconds: float = 110
     """Between SIGTERM and SIGKILL when a run is cancelled."""
     processes: int = 1

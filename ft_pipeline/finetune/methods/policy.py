@@ -23,24 +23,10 @@ from ft_pipeline.finetune.methods.scoring import Scores, scored
 from ft_pipeline.finetune.methods.tools import PolicyTools, policy_tools
 from ft_pipeline.finetune.model import Trainee
 from ft_pipeline.finetune.policies import OBJECTIVES, Objective
-from ft_pipeline.finetune.rollout import Completion, Sampling, batch_of_completions, sample
+from ft_pipeline.finetune.rollout import Ask, Completion, Sampling, ask_of, batch_of_completions, sample
 from ft_pipeline.finetune.rollout_store import prompt_digest
 from ft_pipeline.recipe import Finetune
 from ft_pipeline.store.artifacts import Artifact
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
-    """A prompt of the training data."""
-
-    row_id: str
-    prompt_ids: Sequence[int]
-    answer: str
-
-    @property
-    def row_ids(self) -> tuple[str]:
-        """As every item of a sampler has them."""
-        return (self.row_id,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +66,8 @@ class Policy:
 
     def items(self, shards: Artifact, split: str) -> Sequence[Ask]:
         """The prompts of a split. Raises RecipeError when one leaves no room for its completion."""
-        asks = [Ask(row_id=p.row_id, prompt_ids=p.prompt_ids, answer=p.answer) for p in read_prompts(shards, split)]
-        longest = max((len(ask.prompt_ids) for ask in asks), default=0)
+        asks = [ask_of(prompt) for prompt in read_prompts(shards, split)]
+        longest = max((len(ask.ids) for ask in asks), default=0)
         if longest + self.plan.max_new_tokens > self.tools.reads_tokens:
             raise RecipeError(
                 f"a prompt of {longest} tokens and max_new_tokens {self.plan.max_new_tokens} exceed the {self.tools.reads_tokens} "
@@ -250,7 +236,7 @@ class Policy:
         each = self.plan.completions
         rows = [
             {
-                "row_id": items[n // each].row_id,
+                "row_id": items[n // each].row_ids[0],
                 "prompt": prompt_digest(completion.prompt_ids),
                 "completion": self.tools.text(completion.ids),
                 **scores.row(n),

@@ -77,7 +77,7 @@ def scored(tools: PolicyTools, items: Sequence[Any], completions: Sequence[Compl
         "prompts": [tools.text(ask.prompt_ids) for ask in asks],
         "answer": [ask.answer for ask in asks],
         "completion_ids": [c.ids for c in completions],
-        "row_id": [ask.row_id for ask in asks],
+        "row_id": [ask.row_ids[0] for ask in asks],
     }
     names, weights = [*tools.names], [r.weight for r in tools.plan.rewards]
     parts = [score(texts, **columns) for score in tools.scores]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from ft_pipeline.finetune.schedule import noise_seed
 from ft_pipeline.recipe import Finetune
 from ft_pipeline.recipe_reinforce import Reinforce
 from ft_pipeline.store.artifacts import Artifact
+
+NEAR = 64
+"""Micro-batches in which the number of the next one is looked for first: it is the next but after a resume."""
 
 
 @dataclass
@@ -72,13 +76,11 @@ class PolicyTools:
             trainee.model.train(was_training)
 
     def write(self, seed: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the rollout of the micro-batch that the loop seeded with `seed`: its number is found by counting on."""
-        if self.rollouts is None:
+        """Writes the rollout of the micro-batch that the loop seeded with `seed`, once the run records."""
+        if self.rollouts is None or not self.rollouts.recording:
             return
-        while noise_seed(self.seed, self._micro) != seed:
-            self._micro += 1
-            if self._micro > 1 << 24:
-                raise AssertionError("the seed of this rollout is of no micro-batch")
+        near = range(self._micro, self._micro + NEAR)
+        self._micro = next(n for n in chain(near, count()) if noise_seed(self.seed, n) == seed)
         self.rollouts.write(self._micro, rows)
 
 
