@@ -1,0 +1,119 @@
+"""The table of combinations: what is known to break is refused before anything is computed, what no test ran is warned about."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ft_pipeline.errors import RecipeError
+from ft_pipeline.finetune.requirements import EXAMPLES
+from ft_pipeline.recipe import Finetune, Recipe
+from ft_pipeline.workers.job import Placement
+
+TABLE = Path(__file__).with_name("compatibility.yaml")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One combination."""
+
+    method: str
+    weights: str
+    sharding: str
+    packing: str
+    attention: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the table says about a cell."""
+
+    state: Literal["tested", "untested", "refused"]
+    test: str = ""
+    """tested: file and name of the test that trains it."""
+    why: str = ""
+    """refused: what happens otherwise."""
+    issue: str = ""
+    cure: str = ""
+
+
+def refuse_incompatible(recipe: Recipe, placement: Placement) -> Verdict:
+    """The verdict on a run that may start. Raises RecipeError for one that the table or the number of processes forbids."""
+    _refuse_undivided(recipe.finetune, placement.processes)
+    cell = cell_of(recipe.finetune, placement)
+    found = verdict(cell)
+    if found.state == "refused":
+        named = ", ".join(f"{name} {value}" for name, value in asdict(cell).items())
+        raise RecipeError(f"{named}: refused ({found.issue})", why=found.why, cure=found.cure)
+    return found
+
+
+def cell_of(section: Finetune, placement: Placement) -> Cell:
+    """Where a run is in the table."""
+    sharding = "ddp" if placement.sharding == "none" else placement.sharding
+    return Cell(
+        method=section.method,
+        weights=_weights(section),
+        sharding="alone" if placement.processes == 1 else sharding,
+        packing="rows" if section.method in EXAMPLES else "windows",
+        attention=placement.device,
+    )
+
+
+def verdict(cell: Cell) -> Verdict:
+    """The first rule that fits."""
+    rules = table()
+    for rule in rules["refused"]:
+        if _fits(rule["when"], cell):
+            return Verdict(state="refused", why=rule["why"], issue=rule["issue"], cure=rule["cure"])
+    for rule in rules["tested"]:
+        if _fits(rule["when"], cell):
+            return Verdict(state="tested", test=rule["test"])
+    return Verdict(state="untested")
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """The whole table: version, refused, tested."""
+    return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+
+
+def warning(cell: Cell, found: Verdict) -> str | None:
+    """A sentence about a cell that no test trains; None for a tested one."""
+    if found.state == "tested":
+        return None
+    named = ", ".join(f"{name} {value}" for name, value in asdict(cell).items())
+    return f"untested combination (compatibility table {table()['version']}): {named}"
+
+
+def _refuse_undivided(section: Finetune, processes: int) -> None:
+    micros = section.windows_per_step // section.windows_per_micro
+    if micros % processes == 0:
+        return
+    fitting = [n for n in range(1, micros + 1) if micros % n == 0]
+    below = max(n for n in fitting if n <= processes)
+    raise RecipeError(
+        f"placement.processes {processes} does not divide the {micros} micro-batches of a step "
+        f"(windows_per_step {section.windows_per_step} / windows_per_micro {section.windows_per_micro})",
+        why="Some processes would compute more micro-batches than others, and all would wait for those.",
+        cure=f"processes: {below}, which changes no weight (possible: {', '.join(map(str, fitting))})",
+    )
+
+
+def _weights(section: Finetune) -> str:
+    if section.lora is None:
+        return "full"
+    if section.lora.quantize != "none":
+        return "qlora"
+    return "dora" if section.lora.dora else "lora"
+
+
+def _fits(when: Mapping[str, Any], cell: Cell) -> bool:
+    return all(
+        getattr(cell, name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in when.items()
+    )
