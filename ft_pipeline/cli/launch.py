@@ -58,10 +58,14 @@ def prepare_home(where: Settings) -> Path:
     return where.dagster_home
 
 
-def launch(house: House, found: Recipe) -> Launched:
-    """Runs the whole road for a recipe. Raises the room's own FtError when a step fails; a refusing gate is a value."""
+def launch(house: House, found: Recipe, *, until: tuple[str, ...] = ()) -> Launched:
+    """Runs the whole road for a recipe. Raises the room's own FtError when a step fails; a refusing gate is a value.
+
+    until: the assets behind which the road ends; only what leads to them is made.
+    """
     house = replace(house, given={found.key: found})
-    job = definitions.build(house).resolve_job_def("fine_tune")
+    built = definitions.build(house)
+    job = built.resolve_job_def("fine_tune")
     with (
         clear_errors(f"writing Dagster's history in {house.settings.dagster_home}"),
         dg.DagsterInstance.from_ref(_instance_ref(prepare_home(house.settings))) as instance,
@@ -74,12 +78,17 @@ def launch(house: House, found: Recipe) -> Launched:
             tags={**tags_of(found, f"ftjob-{secrets.token_hex(8)}"), PROCESS_TAG: f"{platform.node()}/{os.getpid()}"},
             run_config=QUIET,
             raise_on_error=False,
+            asset_selection=_leading_to(built, until) if until else None,
         )
         record = instance.get_run_record_by_id(result.run_id)
     if not result.success:
         _raise_cause(result, found.key)
     seconds = (record.end_time or 0) - (record.start_time or 0) if record else 0.0
     return Launched(result.run_id, result.success, None if result.success else _check_text(result), seconds)
+
+
+def _leading_to(built: dg.Definitions, assets: tuple[str, ...]) -> list[dg.AssetKey]:
+    return sorted(dg.AssetSelection.assets(*assets).upstream().resolve(built.resolve_asset_graph()))
 
 
 def _instance_ref(home: Path) -> InstanceRef:

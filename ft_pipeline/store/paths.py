@@ -13,6 +13,7 @@ ROOM_OF = {
     "reference_logprobs": "encode",
     "reward_function": "finetune",
     "checkpoints": "finetune",
+    "teacher_logprobs": "finetune",
     "rollouts": "finetune",
     "adapter": "finetune",
     "eval_suite": "gate",
@@ -64,3 +65,8 @@ def resolve(uri: str, home: Path) -> str:
 def run_folder(work: Path, fingerprint: str) -> Path:
     """Where a training run keeps its checkpoints, log and lock until its artifact is published."""
     return work / "runs" / fingerprint
+
+
+def sweep_folder(home: Path, name: str, digest: str) -> Path:
+    """Where the results of a sweep are: for people, beside the store."""
+    return home / "sweeps" / f"{name}-{digest[:8]}"
