@@ -10,9 +10,9 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # uv does not read pip's settings: hand it the folder of local wheels that pip is configured with, if there is one.
 FIND_LINKS = $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^[^=]*find-links='\([^']*\)'.*/--find-links \1/p" | head -1)
 
-.PHONY: help setup demo dev test check bench fmt lint lock clean
+.PHONY: help setup demo dev test check bench bench-scale fmt lint lock clean
 help:            ## Show this list.
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed  ## Create .venv and install the locked dependencies.
 
@@ -47,6 +47,9 @@ test: lint       ## Everything: what .ci/run calls.
 bench: setup     ## Measured ratios against named baselines; see BENCHMARKS.md.
 	$(BIN)/python -m pytest ft_pipeline_tests/bench.py ft_pipeline_tests/bench_models.py \
 	  -p ft_pipeline_tests.bench_board -p no:xdist --benchmark-only --benchmark-columns=min,median,rounds
+
+bench-scale: setup ## The data rooms on a million rows: ten minutes, 4 GB of disk.
+	@for race in dedupe contamination pack half; do $(BIN)/python -m ft_pipeline_tests.bench_scale $$race || exit 1; done
 
 fmt: setup       ## Format and fix what can be fixed.
 	$(BIN)/ruff format ft_pipeline ft_pipeline_tests

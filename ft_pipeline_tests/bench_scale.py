@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -181,12 +182,13 @@ def contamination(arguments: argparse.Namespace) -> None:
     started = time.process_time()
     hits = scanner.scan(benign)
     seconds = time.process_time() - started
-    planted = [f"{row[:200]} {question} {row[200:]}" for row, question in zip(benign, questions, strict=False)]
+    long = [question for question in questions if len(re.findall(r"\w+", question)) >= 8]
+    planted = [f"{row[:200]} {question} {row[200:]}" for row, question in zip(benign, long, strict=False)]
     found = {hit.row for hit in scanner.scan(planted)}
     print(
-        f"{len(benign) / seconds:,.0f} rows a second and core; {len(benign):,} rows, {len({h.row for h in hits})} flagged"
+        f"{len(benign) / seconds:,.0f} rows a second and core; {len(benign):,} rows, {len({h.row for h in hits})} hold one: docstrings quote each other"
     )
-    print(f"  {len(found):,} of {len(planted):,} planted questions found")
+    print(f"  {len(found):,} of {len(planted):,} planted questions of 8 words and more found")
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
