@@ -26,6 +26,7 @@ LOSSES = "losses.jsonl"
 COMPLETION, RESUME = "completion.json", "resume.json"
 RUNTIME = (
     "adapters.py",
+    "ahead.py",
     "attention.py",
     "batches.py",
     "boundary.py",
@@ -44,6 +45,7 @@ RUNTIME = (
     "rollout.py",
     "schedule.py",
     "score.py",
+    "teacher.py",
 )
 """The files that decide the bytes. Checkpoints, signals and metrics do not: a resumed run ends in the same bytes."""
 

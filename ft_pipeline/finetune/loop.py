@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from ft_pipeline.errors import Interrupted
+from ft_pipeline.finetune.ahead import Batches
 from ft_pipeline.finetune.checkpoint import Checkpoints, State
+from ft_pipeline.finetune.meter import Meter
 from ft_pipeline.finetune.methods.method import Method
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import Trainee
@@ -46,6 +48,20 @@ class Run:
         return Saver(self.checkpoints, self.metrics.saved, background=self.save_in_background)
 
     @cached_property
+    def batches(self) -> Batches:
+        """The micro-batches, composed ahead where the method says that a batch is a function of its items alone."""
+
+        def read(micro: int) -> list[Any]:
+            return [self.train[i] for i in self.schedule.windows_of(micro)]
+
+        return Batches(partial(self.method.batch, self.trainee), read, keep=4 * self.schedule.micros_per_step)
+
+    @cached_property
+    def meter(self) -> Meter:
+        """Waits and shares of the peak, by step."""
+        return Meter(self.trainee)
+
+    @cached_property
     def spikes(self) -> Spikes:
         """Every loss of the run."""
         return Spikes(self.schedule.steps)
@@ -68,6 +84,7 @@ def train(run: Run) -> State:
     try:
         return _trained(run)
     finally:
+        run.batches.close()
         run.saver.close()
 
 
@@ -75,6 +92,8 @@ def _trained(run: Run) -> State:
     run.world.spread(run.trainee)
     optimizer = _optimizer(run.trainee)
     state = _resumed(run, optimizer)
+    if getattr(run.method, "ahead", False):
+        run.batches.run_ahead(_numbers(run, state.step))
     stopping, due = run.world.agreed(run.stop.asked, False)
     while True:
         run.saver.look()
@@ -93,6 +112,13 @@ def _trained(run: Run) -> State:
         stopping, due = run.world.agreed(run.stop.asked, run.checkpoints.due(state.step))
         if due and not stopping and state.step < run.schedule.steps:
             _save(run, state, optimizer)
+
+
+def _numbers(run: Run, step: int) -> Iterator[int]:
+    """The micro-batches that this process will compute, from a step on."""
+    ranks = (run.world.rank, run.world.size)
+    for number in range(step, run.schedule.steps):
+        yield from mine(number, run.schedule.micros_per_step, ranks)
 
 
 def mean_loss(run: Run, items: Sequence[Any]) -> float | None:
@@ -205,7 +231,8 @@ def _step(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.losses.append(entry)
-    run.metrics.stepped(entry, seconds=time.monotonic() - started)
+    seconds = time.monotonic() - started
+    run.metrics.stepped(entry, seconds=seconds, **run.meter.facts(seconds))
     if fault := run.spikes.fault(entry["loss"]):
         log(run.metrics.listener, f"step {state.step}: {fault}", step=state.step, spike=True)
         if run.schedule.section.on_loss_spike == "stop":
@@ -216,13 +243,14 @@ def _gradients(run: Run, step: int) -> tuple[dict[str, Any], list[Micro], torch.
     """Forward and backward over the step's micro-batches: what the step tells besides its rate, each micro-batch, the gradient's norm."""
     schedule, method = run.schedule, run.method
     every = range(step * schedule.micros_per_step, (step + 1) * schedule.micros_per_step)
-    weights = {micro: sum(method.weight(run.train[i]) for i in schedule.windows_of(micro)) for micro in every}
+    weights = {micro: sum(method.weight(item) for item in run.batches.items(micro)) for micro in every}
     weight, micros = sum(weights.values()), []
     sums: dict[str, torch.Tensor] = {"loss": torch.zeros((), device=run.trainee.device)}
     tokens, dealt = 0, mine(step, schedule.micros_per_step, (run.world.rank, run.world.size))
     for micro in dealt:
         torch.manual_seed(noise_seed(schedule.section.seed, micro))
-        batch = method.batch(run.trainee, [run.train[i] for i in schedule.windows_of(micro)])
+        batch, waited = run.batches.take(micro)
+        run.meter.saw(batch, waited)
         with run.trainee.precision():
             found = method.loss(run.trainee, batch)
             part = found.total / weight

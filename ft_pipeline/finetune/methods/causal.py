@@ -22,6 +22,9 @@ from ft_pipeline.store.artifacts import Artifact
 class Causal:
     """Next-token prediction on packed windows."""
 
+    ahead = True
+    """A batch is a function of its windows alone: it may be made before its turn."""
+
     def __init__(self, cache: Path, *, alpha: float = 0.0) -> None:
         """`cache`: folder in which windows are decoded once and then mapped, so that a dataset need not fit into memory.
 
