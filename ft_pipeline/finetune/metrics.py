@@ -77,7 +77,6 @@ class Metrics:
         self.training_seconds += seconds
         speed = {"seconds": round(seconds, 4), "tokens_per_second": round(entry["tokens"] / max(seconds, 1e-9), 1)}
         speed |= facts
-        speed |= facts
         speed |= self.watch.stepped(entry) if self.watch else {}
         line = canonical_json({**entry, **speed, "attempt": self.attempt})
         with (self.folder / METRICS).open("ab") as file:
