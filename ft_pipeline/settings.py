@@ -47,6 +47,10 @@ class Settings:
     """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
     memory_gib: int
     """FT_MEMORY_GIB: memory that curating may take in all processes. Default: 2."""
+    processes: int
+    """FT_PROCESSES: how many processes train together, one for each GPU. Default: 1."""
+    sharding: str
+    """FT_SHARDING: what they do with the weights: none, ddp, fsdp (workers/job.py). Default: none."""
     team_member: int
     """FT_TEAM_MEMBER, or JOB_COMPLETION_INDEX of an Indexed Job: which member of a team this process is, from 0. Default: 0."""
     team_size: int
@@ -80,6 +84,8 @@ def load() -> Settings:
         serve_port=_whole_number("FT_SERVE_PORT", 8321),
         threads=_whole_number("FT_THREADS", 2),
         memory_gib=_whole_number("FT_MEMORY_GIB", 2),
+        processes=_whole_number("FT_PROCESSES", 1),
+        sharding=_one_of("FT_SHARDING", ("none", "ddp", "fsdp", "zero1", "zero2", "zero3")),
         team_member=_whole_number("FT_TEAM_MEMBER", int(env.get("JOB_COMPLETION_INDEX") or 0), least=0),
         team_size=_whole_number("FT_TEAM_SIZE", 1),
         actor=env.get("FT_ACTOR") or getpass.getuser(),
@@ -142,6 +148,13 @@ def _whole_number(name: str, default: int, *, least: int = 1) -> int:
     if not said.isdecimal() or int(said) < least:
         raise UserError(f"{name} is {said!r}", cure=f"set it to a whole number from {least}, or unset it: {default}")
     return int(said)
+
+
+def _one_of(name: str, known: tuple[str, ...]) -> str:
+    said = os.environ.get(name) or known[0]
+    if said not in known:
+        raise UserError(f"{name} is {said!r}", cure=f"set it to {', '.join(known)}, or unset it: {known[0]}")
+    return said
 
 
 def _nearest_home() -> Path:

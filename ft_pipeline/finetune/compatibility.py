@@ -48,8 +48,7 @@ def refuse_incompatible(recipe: Recipe, placement: Placement) -> Verdict:
     cell = cell_of(recipe.finetune, placement)
     found = verdict(cell)
     if found.state == "refused":
-        named = ", ".join(f"{name} {value}" for name, value in asdict(cell).items())
-        raise RecipeError(f"{named}: refused ({found.issue})", why=found.why, cure=found.cure)
+        raise RecipeError(f"{_named(cell)}: refused ({found.issue})", why=found.why, cure=found.cure)
     return found
 
 
@@ -83,12 +82,12 @@ def table() -> dict[str, Any]:
     return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
 
 
-def warning(cell: Cell, found: Verdict) -> str | None:
-    """A sentence about a cell that no test trains; None for a tested one."""
-    if found.state == "tested":
+def warning(section: Finetune, placement: Placement) -> str | None:
+    """A sentence about a combination that no test trains; None for a tested one."""
+    cell = cell_of(section, placement)
+    if verdict(cell).state == "tested":
         return None
-    named = ", ".join(f"{name} {value}" for name, value in asdict(cell).items())
-    return f"untested combination (compatibility table {table()['version']}): {named}"
+    return f"untested combination (compatibility table {table()['version']}): {_named(cell)}"
 
 
 def _refuse_undivided(section: Finetune, processes: int) -> None:
@@ -103,6 +102,10 @@ def _refuse_undivided(section: Finetune, processes: int) -> None:
         why="Some processes would compute more micro-batches than others, and all would wait for those.",
         cure=f"processes: {below}, which changes no weight (possible: {', '.join(map(str, fitting))})",
     )
+
+
+def _named(cell: Cell) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(cell).items())
 
 
 def _weights(section: Finetune) -> str:

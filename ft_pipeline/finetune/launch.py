@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ft_pipeline.finetune.artifact import checkpoints_spec, refuse_misfit, refuse_unsupported
 from ft_pipeline.finetune.policies import policy_parents, refuse_ranks
+from ft_pipeline.finetune.compatibility import refuse_incompatible
 from ft_pipeline.finetune.requirements import parent_jobs
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -32,6 +33,7 @@ def train_job(
     others: by role, what the jobs of requirements.parent_jobs have made.
     """
     refuse_unsupported(recipe)
+    refuse_incompatible(recipe, placement)
     refuse_misfit(recipe.finetune, shards=shards, base=base)
     spec = checkpoints_spec(recipe.finetune, shards=shards.ref, base=base.ref, others=others)
     return Job(

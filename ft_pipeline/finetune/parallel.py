@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune import sharding
-from ft_pipeline.settings import Rank, rank_here
+from ft_pipeline.settings import rank_here
 from ft_pipeline.workers.job import Placement
 
 BUCKET_ELEMENTS = 8 << 20

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,25 @@ METHODS: dict[str, dict[str, Any]] = {
     "sft lora": {"lora": LORA},
     "dpo lora": {"method": "dpo", "lora": LORA, "preference": Preference(beta=0.1)},
 }
-CASES = [(name, sharding) for name in METHODS for sharding in ("ddp", "fsdp")]
+MORE: dict[str, dict[str, Any]] = {
+    "cpt full": {"method": "cpt", "lora": None, "learning_rate": 1e-3},
+    "sft dora": {"lora": replace(LORA, dora=True)},
+    "sft qlora": {"lora": replace(LORA, quantize="nf4")},
+    "dpo full": {"method": "dpo", "lora": None, "learning_rate": 1e-4, "preference": Preference(beta=0.1)},
+    "simpo lora": {"method": "simpo", "lora": LORA, "preference": Preference(beta=2.0, gamma=0.5)},
+    "orpo lora": {"method": "orpo", "lora": LORA, "preference": Preference(beta=0.1)},
+    "kto lora": {"method": "kto", "lora": LORA, "preference": Preference(beta=0.1)},
+    "reward lora": {"method": "reward", "lora": LORA},
+}
+"""Trained whole and compared with one process; not stopped."""
+WAYS = ("ddp", "fsdp")
+CASES = [(name, sharding) for name in METHODS for sharding in WAYS]
+MORE_CASES = [(name, sharding) for name in MORE for sharding in WAYS]
+ROWS = {"dpo": "pairs", "simpo": "pairs", "orpo": "pairs", "reward": "pairs", "kto": "labelled"}
+"""Method -> its shards; the others train on windows."""
 STOP_STEP = 4
+QUANTISED = 1e-4
+"""The same for a base of four bits."""
 SAME = 1e-6
 """Largest difference of a step's loss between one process and several: float order. Measured: see the report of test 1."""
 
@@ -70,20 +88,30 @@ class Trained:
     def store_root(self, *names: str) -> Path:
         return self.folder / "-".join(names).replace(" ", "_")
 
+    def shards(self, name: str) -> Artifact:
+        return self.parts[ROWS.get(name.split()[0], "windows")]
+
     def job(self, store: Store, name: str, **placement: Any) -> Job:
         """The job of a case."""
-        shards = self.parts["pairs" if name.startswith("dpo") else "windows"]
-        parts = {"shards": shards, "base": self.parts["base"]}
+        parts = {"shards": self.shards(name), "base": self.parts["base"]}
         return tiny.train_job_here(store, recipe_of(name), parts, threads=1, **placement)
 
 
 def recipe_of(name: str):
-    return tiny.recipe(**{"epochs": 2, "windows_per_step": 8, "windows_per_micro": 2, "resume_certificate": False, **METHODS[name]})
+    return tiny.recipe(
+        **{
+            "epochs": 2,
+            "windows_per_step": 8,
+            "windows_per_micro": 2,
+            "resume_certificate": False,
+            **{**METHODS, **MORE}[name],
+        }
+    )
 
 
-def _run_entries(path: Path, entries: list[dict[str, Any]]) -> None:
+def _run_entries(path: Path, entries: list[dict[str, Any]], size: int = 2) -> None:
     path.write_text(json.dumps(entries))
-    run_group(path, 2)
+    run_group(path, size)
 
 
 def run_group(path: Path, size: int) -> None:
@@ -106,30 +134,38 @@ def run_group(path: Path, size: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Trained:
-    folder = tmp_path_factory.mktemp("ranks")
+def parents(tmp_path_factory) -> Iterator[Trained]:
+    """The base and the shards of every method."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FT_MLFLOW", "off")
-        found = Trained(folder)
+        found = Trained(tmp_path_factory.mktemp("ranks"))
         _make_parents(found)
-        entries = []
-        for name, sharding in CASES:
-            for road, stop in (("whole", None), ("halved", {"rank": 1, "step": STOP_STEP})):
-                store = found.store(name, sharding, road)
-                job = found.job(store, name, processes=2, sharding=sharding)
-                found.jobs[name, sharding, road] = job
-                entries.append(ranked.entry(job, store, "a", stop))
-        _run_entries(folder / "first.json", entries)
-        entries = []
-        for name, sharding in CASES:
-            job, halved = found.jobs[name, sharding, "halved"], found.store(name, sharding, "halved")
-            found.stopped[name, sharding] = [_left_after(job, rank) for rank in range(2)]
-            shutil.copytree(halved.work.parent, found.store_root(name, sharding, "fewer"))
-            entries.append(ranked.entry(job, halved, "b"))
-        _run_entries(folder / "second.json", entries)
-        for (name, sharding, road), job in found.jobs.items():
-            found.made[name, sharding, road] = _made(found.store(name, sharding, road), job)
-        return found
+        yield found
+
+
+@pytest.fixture(scope="module")
+def trained(parents) -> Trained:
+    """Every case, trained whole, and stopped and resumed."""
+    folder, found = parents.folder, Trained(parents.folder)
+    found.parts.update(parents.parts)
+    entries = []
+    for name, sharding in CASES:
+        for road, stop in (("whole", None), ("halved", {"rank": 1, "step": STOP_STEP})):
+            store = found.store(name, sharding, road)
+            job = found.job(store, name, processes=2, sharding=sharding)
+            found.jobs[name, sharding, road] = job
+            entries.append(ranked.entry(job, store, "a", stop))
+    _run_entries(folder / "first.json", entries)
+    entries = []
+    for name, sharding in CASES:
+        job, halved = found.jobs[name, sharding, "halved"], found.store(name, sharding, "halved")
+        found.stopped[name, sharding] = [_left_after(job, rank) for rank in range(2)]
+        shutil.copytree(halved.work.parent, found.store_root(name, sharding, "fewer"))
+        entries.append(ranked.entry(job, halved, "b"))
+    _run_entries(folder / "second.json", entries)
+    for (name, sharding, road), job in found.jobs.items():
+        found.made[name, sharding, road] = _made(found.store(name, sharding, road), job)
+    return found
 
 
 def _left_after(job: Job, rank: int) -> int:
@@ -144,6 +180,8 @@ def _make_parents(found: Trained) -> None:
     windows = tiny.publish_shards(store, tiny.publish_curated(store, tiny.chat_rows(90), validation=14), base)
     curated = tiny.publish_curated(store, tiny.pair_rows(60), validation=10, shape="preference")
     found.parts = {"base": base, "windows": windows, "pairs": tiny.publish_shards(store, curated, base)}
+    curated = tiny.publish_curated(store, tiny.labelled_rows(60), validation=10, shape="kto")
+    found.parts["labelled"] = tiny.publish_shards(store, curated, base)
 
 
 def _made(store: Store, job: Job) -> Artifact:
@@ -155,8 +193,7 @@ def _made(store: Store, job: Job) -> Artifact:
 def alone(found: Trained, name: str) -> Artifact:
     """The case in one process."""
     store = found.store(name, "alone")
-    parts = {"shards": found.parts["pairs" if name.startswith("dpo") else "windows"], "base": found.parts["base"]}
-    return tiny.train_here(store, recipe_of(name), parts["shards"], parts["base"], threads=1)
+    return tiny.train_here(store, recipe_of(name), found.shards(name), found.parts["base"], threads=1)
 
 
 def difference(a: Artifact, b: Artifact) -> float:
@@ -190,3 +227,122 @@ def test_one_process_ends_what_two_began(trained, name, sharding):
     made = tiny._run_here(store, job, main.body)
     assert before == [f"step-{trained.stopped[name, sharding][0]:08d}"]
     assert difference(made, trained.made[name, sharding, "whole"]) < SAME
+
+
+@pytest.fixture(scope="module")
+def more(parents) -> Trained:
+    """Every further case, trained whole."""
+    found = Trained(parents.folder, parts=parents.parts)
+    for name, sharding in MORE_CASES:
+        store = found.store(name, sharding, "whole")
+        found.jobs[name, sharding, "whole"] = found.job(store, name, processes=2, sharding=sharding)
+    entries = [ranked.entry(job, found.store(*where), "a") for where, job in found.jobs.items()]
+    _run_entries(parents.folder / "more.json", entries)
+    found.made = {where: _made(found.store(*where), job) for where, job in found.jobs.items()}
+    return found
+
+
+@pytest.mark.parametrize(("name", "sharding"), MORE_CASES)
+def test_two_processes_train_as_one_does_by_every_method(more, name, sharding):
+    tolerance = {"sft qlora": QUANTISED}.get(name, SAME)
+    assert difference(more.made[name, sharding, "whole"], alone(more, name)) < tolerance
+
+
+ELASTIC = [("sft full", 4, 2), ("sft lora", 4, 2), ("sft full", 1, 2), ("sft lora", 1, 2)]
+
+
+@pytest.fixture(scope="module")
+def elastic(parents) -> Trained:
+    """Begun by some processes, ended by others; where there are several, sharded."""
+    found = Trained(parents.folder, parts=parents.parts)
+    for name, before, after in ELASTIC:
+        store = found.store(name, str(before), str(after))
+        found.jobs[name, str(before), str(after)] = found.job(store, name, processes=before, sharding="fsdp")
+    stop = {"rank": 2, "step": STOP_STEP}
+    four = [ranked.entry(job, found.store(*where), "a", stop) for where, job in found.jobs.items() if where[1] == "4"]
+    _run_entries(parents.folder / "four.json", four, 4)
+    for where, job in found.jobs.items():
+        if where[1] == "1":
+            _stopped_alone(found.store(*where), job)
+    there = {where: sorted(p.name for p in (job.folder / "checkpoints").iterdir()) for where, job in found.jobs.items()}
+    assert all(len(names) == 1 and names[0] >= f"step-{STOP_STEP:08d}" for names in there.values()), there
+    two = [replace(job, placement=Placement(threads=1, processes=2, sharding="fsdp")) for job in found.jobs.values()]
+    entries = [ranked.entry(job, found.store(*where), "b") for where, job in zip(found.jobs, two, strict=True)]
+    _run_entries(parents.folder / "two.json", entries)
+    found.made = {where: _made(found.store(*where), job) for where, job in found.jobs.items()}
+    return found
+
+
+def _stopped_alone(store: Store, job: Job) -> None:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    ranked._stop_after(job, 0, STOP_STEP)
+    with pytest.raises(Interrupted):
+        tiny._run_here(store, job, main.body)
+
+
+@pytest.mark.parametrize(("name", "before", "after"), ELASTIC)
+def test_another_number_of_processes_ends_what_was_begun(elastic, name, before, after):
+    assert difference(elastic.made[name, str(before), str(after)], alone(elastic, name)) < SAME
+
+
+def signalled(job: Job, rank: int, number: int, step: int) -> threading.Thread:
+    """Sends a signal to one process once the run has made so many steps."""
+
+    def send() -> None:
+        metrics, until = job.folder / "metrics.jsonl", time.monotonic() + 200
+        while time.monotonic() < until and not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= step):
+            time.sleep(0.002)
+        os.kill(processes(job)[rank], number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def processes(job: Job) -> dict[int, int]:
+    """Rank -> process id of those that work on the job; -1 is their parent."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        try:
+            line = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
+            environ = (process / "environ").read_bytes().split(b"\0") if str(job.folder).encode() in line else []
+        except OSError:
+            continue
+        if b"ft_pipeline.finetune.main" in line:
+            ranks = [int(word[5:]) for word in environ if word.startswith(b"RANK=")]
+            found[ranks[0] if ranks else -1] = int(process.name)
+    return found
+
+
+@pytest.fixture
+def worked(parents, home):
+    """A job of many steps in two processes, and the worker that runs it."""
+    store = parents.store("worked", str(home.home.parent.name))
+    parts = {"shards": parents.parts["windows"], "base": parents.parts["base"]}
+    recipe = tiny.recipe(epochs=200, windows_per_micro=4, resume_certificate=False)
+    job = tiny.train_job_here(store, recipe, parts, threads=1, processes=2, sharding="fsdp")
+    return job, LocalWorker(replace(home, mlflow_uri="off", threads=1), store)
+
+
+def test_a_worker_tells_that_two_processes_were_stopped_by_a_signal_to_one(worked):
+    job, worker = worked
+    sender = signalled(job, 1, signal.SIGTERM, 3)
+    with pytest.raises(Interrupted, match="was stopped"):
+        worker.run(job, ignore)
+    sender.join()
+    said = [read_status(job.folder, rank) for rank in range(2)]
+    assert [status.state for status in said] == ["preempted"] * 2
+    assert said[0].checkpoint == f"step-{said[0].step:08d}" and said[0].planned > said[0].step >= 3
+    assert processes(job) == {}
+
+
+def test_a_dead_process_ends_the_job_at_once_as_a_crash(worked):
+    job, worker = worked
+    sender = signalled(job, 1, signal.SIGKILL, 3)
+    with pytest.raises(TrainingFailed, match="process 1 of 2: killed by signal 9"):
+        worker.run(job, ignore)
+    ended = time.time()
+    sender.join()
+    last_step = (job.folder / "metrics.jsonl").stat().st_mtime
+    assert ended - last_step < 15, "it hung"
+    assert processes(job) == {}
