@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def windows() -> list[Any]:
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.lognormal(3.4, 0.7, 300), 6, WINDOW_TOKENS).astype(int).tolist()
     made = []
-    for rows in pack(lengths, window_tokens=WINDOW_TOKENS, seed=0)[:32]:
+    for rows in islice(pack(lengths, window_tokens=WINDOW_TOKENS, seed=0), 32):
         ends = np.cumsum([lengths[r] for r in rows]).tolist()
         made.append(
             Window(
