@@ -45,7 +45,7 @@ test: lint       ## Everything: what .ci/run calls.
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not cluster"
 
 bench: setup     ## Measured ratios against named baselines; see BENCHMARKS.md.
-	$(BIN)/python -m pytest ft_pipeline_tests/bench.py ft_pipeline_tests/bench_models.py \
+	$(BIN)/python -m pytest ft_pipeline_tests/bench.py ft_pipeline_tests/bench_models.py ft_pipeline_tests/bench_training.py \
 	  -p ft_pipeline_tests.bench_board -p no:xdist --benchmark-only --benchmark-columns=min,median,rounds
 
 bench-scale: setup ## The data rooms on a million rows: ten minutes, 4 GB of disk.
