@@ -16,8 +16,9 @@ import torch.distributed as dist
 
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune import sharding
+from ft_pipeline.finetune.recompute import recompute
 from ft_pipeline.settings import rank_here
-from ft_pipeline.workers.job import Placement
+from ft_pipeline.workers.job import Checkpointing, Placement
 
 BUCKET_ELEMENTS = 8 << 20
 """Gradients travel in pieces of 32 MiB in float32: large enough that latency does not count, small enough that they overlap."""
@@ -31,6 +32,7 @@ class World:
     size: int = 1
     sharded: bool = False
     """Parameters, gradients and Adam states are split (FSDP2); False: a replica in every process."""
+    checkpointing: Checkpointing = "none"
     control: Any = None
     """Gloo group for votes and sums of plain numbers: never the one of the gradients."""
     model: Any = None
@@ -43,6 +45,7 @@ class World:
     def spread(self, trainee: Any) -> None:
         """Readies the loaded model for this world; before the optimizer is made. Every process has loaded the same one."""
         self.model = trainee.model
+        recompute(sharding.layers_of(trainee.model), self.checkpointing)
         if self.sharded:
             sharding.shard(trainee.model, device=trainee.device, size=self.size)
 
@@ -113,7 +116,7 @@ def join(placement: Placement) -> World:
     """
     here = rank_here()
     if here is None:
-        return World()
+        return World(checkpointing=placement.checkpointing)
     if here.size != placement.processes:
         raise RecipeError(
             f"this is process {here.rank} of {here.size}, the placement says {placement.processes}",
@@ -123,8 +126,10 @@ def join(placement: Placement) -> World:
         torch.cuda.set_device(here.local_rank)
     backend = "cpu:gloo,cuda:nccl" if placement.device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=here.rendezvous, rank=here.rank, world_size=here.size)
-    sharded = placement.sharding == "fsdp"
-    return World(rank=here.rank, size=here.size, sharded=sharded, control=dist.new_group(backend="gloo"))
+    return World(
+        rank=here.rank, size=here.size, sharded=placement.sharding == "fsdp", checkpointing=placement.checkpointing,
+        control=dist.new_group(backend="gloo"),
+    )  # fmt: skip
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

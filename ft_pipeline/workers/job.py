@@ -15,6 +15,9 @@ from ft_pipeline.store.manifest import Ref, Spec
 Sharding = Literal["none", "ddp", "fsdp", "zero1", "zero2", "zero3"]
 """`none`, `ddp`: a replica in every process. `fsdp`: weights, gradients and Adam states split (FSDP2). `zero1..3`: DeepSpeed."""
 
+Checkpointing = Literal["none", "selective", "full"]
+"""`full`: each layer again, a third more arithmetic. `selective`: all but products of matrices and attention, which are kept."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
@@ -44,6 +47,8 @@ class Placement:
     """That train together on this machine, one for each GPU. Must divide the micro-batches of a step."""
     sharding: Sharding = "none"
     """What several processes do with the weights: see Sharding."""
+    checkpointing: Checkpointing = "none"
+    """Of activations: what the backward pass computes again, so that it need not be kept."""
 
     def __post_init__(self) -> None:
         if self.processes < 1:

@@ -235,7 +235,9 @@ def more(parents) -> Trained:
     found = Trained(parents.folder, parts=parents.parts)
     for name, sharding in MORE_CASES:
         store = found.store(name, sharding, "whole")
-        found.jobs[name, sharding, "whole"] = found.job(store, name, processes=2, sharding=sharding)
+        # shards with checkpointing of activations: it changes no bit, so it costs no case of its own
+        place = {"sharding": sharding, "checkpointing": "full" if sharding == "fsdp" else "none"}
+        found.jobs[name, sharding, "whole"] = found.job(store, name, processes=2, **place)
     entries = [ranked.entry(job, found.store(*where), "a") for where, job in found.jobs.items()]
     _run_entries(parents.folder / "more.json", entries)
     found.made = {where: _made(found.store(*where), job) for where, job in found.jobs.items()}
