@@ -2,7 +2,7 @@
 
 Whole tensors under the names and in the order of a run of one process, so that a run can go on with any number of processes and
 with any way of sharing. The price: the leader holds the whole trained state in host memory while it saves (full 8B: 96 GB; LoRA
-r32 of it: 1 GB).
+r32 of it: 1 GB). And each process loads the whole model before it keeps its slice: memory for one copy a process at the start.
 """
 
 from __future__ import annotations

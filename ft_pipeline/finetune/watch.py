@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ft_pipeline.errors import StorageError, TrainingFailed
+from ft_pipeline.finetune.sharding import whole
 from ft_pipeline.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def gradient_norms(model: torch.nn.Module) -> list[dict[str, Any]]:
         if parameter.grad is not None:
             module = name.rpartition(".")[0]
             squares[module] = (
-                squares.get(module, torch.zeros(())) + parameter.grad.detach().double().square().sum().cpu()
+                squares.get(module, torch.zeros(())) + whole(parameter.grad.detach().double().square().sum()).cpu()
             )
     norms = {module: float(square.sqrt()) for module, square in squares.items()}
     first = sorted(norms, key=lambda module: (math.isfinite(norms[module]), -_finite(norms[module]), module))

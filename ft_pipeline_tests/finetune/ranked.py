@@ -1,7 +1,7 @@
 """One process of a group that trains several jobs one after the other: starting processes costs 8 s, a tiny run 1 s.
 
 `python -m ft_pipeline_tests.finetune.ranked work.json` with RANK and WORLD_SIZE. Each entry of work.json: job (job.json), store and
-work (folders), rendezvous, and stop: null, or {rank, step}: SIGTERM to that process once it has made so many steps.
+work (folders), rendezvous, fails (for good), and stop: null, or {rank, step}: SIGTERM to that process once it has made so many steps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def work(path: Path) -> None:
             with_status(main.body, here.rank)(job, store, Mailbox(job.folder / "messages.jsonl"))
         except FtError:
             status = read_status(job.folder, here.rank)
-            assert status is not None and status.state == "preempted", status
+            assert status is not None and status.state == ("failed" if entry["fails"] else "preempted"), status
 
 
 def _stop_after(job: Job, rank: int, step: int) -> None:
@@ -54,12 +54,14 @@ def _stop_after(job: Job, rank: int, step: int) -> None:
     threading.Thread(target=send, daemon=True).start()
 
 
-def entry(job: Job, store: Store, name: str, stop: dict[str, Any] | None = None) -> dict[str, Any]:
+def entry(
+    job: Job, store: Store, name: str, *, stop: dict[str, Any] | None = None, fails: bool = False
+) -> dict[str, Any]:
     """One entry of work.json; writes job.json."""
     job.folder.mkdir(parents=True, exist_ok=True)
     return {
         "job": str(job.write()), "store": store.bucket.root, "work": str(store.work),
-        "rendezvous": f"file://{job.folder / f'rendezvous-{name}'}", "stop": stop,
+        "rendezvous": f"file://{job.folder / f'rendezvous-{name}'}", "stop": stop, "fails": fails,
     }  # fmt: skip
 
 

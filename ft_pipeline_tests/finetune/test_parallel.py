@@ -63,7 +63,7 @@ STOP_STEP = 4
 QUANTISED = 1e-4
 """The same for a base of four bits."""
 SAME = 1e-6
-"""Largest difference of a step's loss between one process and several: float order. Measured: see the report of test 1."""
+"""Largest difference of a step's loss between one process and several: float order. Measured: 2.4e-7 replicas, 4.8e-7 shards."""
 
 
 @dataclass
@@ -75,6 +75,8 @@ class Trained:
     made: dict[tuple[str, str, str], Artifact] = field(default_factory=dict)
     """(case, sharding, road) -> checkpoints."""
     jobs: dict[tuple[str, str, str], Job] = field(default_factory=dict)
+    lost: dict[str, Job] = field(default_factory=dict)
+    """Sharding -> a job that diverged."""
     stopped: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     """(case, sharding) -> the step at which each process left."""
 
@@ -91,22 +93,15 @@ class Trained:
     def shards(self, name: str) -> Artifact:
         return self.parts[ROWS.get(name.split()[0], "windows")]
 
-    def job(self, store: Store, name: str, **placement: Any) -> Job:
+    def job(self, store: Store, name: str, changes: dict[str, Any] | None = None, **placement: Any) -> Job:
         """The job of a case."""
         parts = {"shards": self.shards(name), "base": self.parts["base"]}
-        return tiny.train_job_here(store, recipe_of(name), parts, threads=1, **placement)
+        return tiny.train_job_here(store, recipe_of(name, **changes or {}), parts, threads=1, **placement)
 
 
-def recipe_of(name: str):
-    return tiny.recipe(
-        **{
-            "epochs": 2,
-            "windows_per_step": 8,
-            "windows_per_micro": 2,
-            "resume_certificate": False,
-            **{**METHODS, **MORE}[name],
-        }
-    )
+def recipe_of(name: str, **changes: Any):
+    usual = {"epochs": 2, "windows_per_step": 8, "windows_per_micro": 2, "resume_certificate": False}
+    return tiny.recipe(**{**usual, **{**METHODS, **MORE}[name], **changes})
 
 
 def _run_entries(path: Path, entries: list[dict[str, Any]], size: int = 2) -> None:
@@ -154,7 +149,7 @@ def trained(parents) -> Trained:
             store = found.store(name, sharding, road)
             job = found.job(store, name, processes=2, sharding=sharding)
             found.jobs[name, sharding, road] = job
-            entries.append(ranked.entry(job, store, "a", stop))
+            entries.append(ranked.entry(job, store, "a", stop=stop))
     _run_entries(folder / "first.json", entries)
     entries = []
     for name, sharding in CASES:
@@ -239,6 +234,11 @@ def more(parents) -> Trained:
         place = {"sharding": sharding, "checkpointing": "full" if sharding == "fsdp" else "none"}
         found.jobs[name, sharding, "whole"] = found.job(store, name, processes=2, **place)
     entries = [ranked.entry(job, found.store(*where), "a") for where, job in found.jobs.items()]
+    for sharding in WAYS:
+        store = found.store("sft lora", sharding, "diverges")
+        job = found.job(store, "sft lora", {"learning_rate": 1e30}, processes=2, sharding=sharding)
+        entries.append(ranked.entry(job, store, "a", fails=True))
+        found.lost[sharding] = job
     _run_entries(parents.folder / "more.json", entries)
     found.made = {where: _made(found.store(*where), job) for where, job in found.jobs.items()}
     return found
@@ -248,6 +248,16 @@ def more(parents) -> Trained:
 def test_two_processes_train_as_one_does_by_every_method(more, name, sharding):
     tolerance = {"sft qlora": QUANTISED}.get(name, SAME)
     assert difference(more.made[name, sharding, "whole"], alone(more, name)) < tolerance
+
+
+@pytest.mark.parametrize("sharding", WAYS)
+def test_a_loss_that_is_not_finite_ends_both_processes_each_with_its_own_diagnosis(more, sharding):
+    job = more.lost[sharding]
+    said = [read_status(job.folder, rank) for rank in range(2)]
+    assert len({re.findall(r"step \d+", status.reason)[0] for status in said}) == 1
+    told = [json.loads((f / "diagnosis.json").read_text()) for f in (job.folder, job.folder / "ranks" / "1")]
+    micros = [{micro["number"] for micro in diagnosis["micro_batches"]} for diagnosis in told]
+    assert micros[0] and micros[1] and not micros[0] & micros[1]
 
 
 ELASTIC = [("sft full", 4, 2), ("sft lora", 4, 2), ("sft full", 1, 2), ("sft lora", 1, 2)]
@@ -261,7 +271,9 @@ def elastic(parents) -> Trained:
         store = found.store(name, str(before), str(after))
         found.jobs[name, str(before), str(after)] = found.job(store, name, processes=before, sharding="fsdp")
     stop = {"rank": 2, "step": STOP_STEP}
-    four = [ranked.entry(job, found.store(*where), "a", stop) for where, job in found.jobs.items() if where[1] == "4"]
+    four = [
+        ranked.entry(job, found.store(*where), "a", stop=stop) for where, job in found.jobs.items() if where[1] == "4"
+    ]
     _run_entries(parents.folder / "four.json", four, 4)
     for where, job in found.jobs.items():
         if where[1] == "1":
