@@ -149,6 +149,12 @@ def _placements(found: Estimate) -> None:
 
 
 def _nothing_fits(near: Placed) -> None:
+    if near.fits:
+        console.print(
+            f"\n[bold red]no placement ends in time[/bold red]  the fastest is {_name(near)}, {_how(near)}: {_time(near.hours)}\n"
+            "[green]Cure: a longer --within, or more micro-batches a step for more GPUs[/green]"
+        )
+        return
     console.print(
         f"\n[bold red]no placement fits[/bold red]  the nearest is {_name(near)}, {_how(near)}: "
         f"{_bytes(near.memory.peak)} of {_bytes(near.usable)} ({_parts(near.memory)})\n"

@@ -78,8 +78,10 @@ def placements(ask: Ask) -> list[Placed]:
 
 
 def nearest(ask: Ask) -> Placed:
-    """The placement with the smallest peak beside its memory, for the sentence that says why nothing fits."""
-    return min(_tried(ask), key=lambda p: p.memory.peak / p.usable)
+    """When there is no placement: the fastest one that fits, else the one with the smallest peak beside its memory."""
+    tried = list(_tried(ask))
+    fitting = [p for p in tried if p.fits]
+    return min(fitting, key=lambda p: p.hours) if fitting else min(tried, key=lambda p: p.memory.peak / p.usable)
 
 
 def place(ask: Ask, name: str, spot: tuple[int, Sharding, Checkpointing]) -> Placed:
@@ -100,9 +102,11 @@ def place(ask: Ask, name: str, spot: tuple[int, Sharding, Checkpointing]) -> Pla
 
 
 def micro_tokens(found: Recipe) -> int:
-    """Tokens of one forward pass on one GPU; of preference pairs both answers."""
-    answers = 2 if EXAMPLES.get(found.finetune.method) == "pair" else 1
-    return found.finetune.windows_per_micro * found.encode.window_tokens * answers
+    """Tokens of one forward pass on one GPU at most: of pairs both answers, of prompts every completion."""
+    section, length = found.finetune, found.encode.window_tokens
+    if section.reinforce:
+        return section.windows_per_micro * section.reinforce.completions * (length + section.reinforce.max_new_tokens)
+    return section.windows_per_micro * length * (2 if EXAMPLES.get(section.method) == "pair" else 1)
 
 
 def micros_per_step(found: Recipe) -> int:
@@ -136,7 +140,17 @@ def _seconds(ask: Ask, gpu: Gpu, spot: tuple[int, Sharding, Checkpointing]) -> f
     if count > assumed.gpus_per_node:
         reached *= assumed.node_efficiency
     slow = 1 + (assumed.selective_slowdown if checkpointing == "selective" else 0)
-    return flops * slow / (count * gpu.tflops * 1e12 * reached)
+    return flops * slow / (count * gpu.tflops * 1e12 * reached) + _rollout_seconds(ask, gpu, count)
+
+
+def _rollout_seconds(ask: Ask, gpu: Gpu, count: int) -> float:
+    """Of sampling completions, all epochs: a token of a micro-batch costs one reading of the weights."""
+    section = ask.found.finetune
+    if section.reinforce is None:
+        return 0
+    micros = ask.work.windows * section.epochs / section.windows_per_micro / count
+    read = 2 * ask.shape.parameters / (gpu.bandwidth_gbs * 1e9 * ask.prices.assumed.generate_efficiency)
+    return micros * section.reinforce.max_new_tokens * read
 
 
 def checkpoint_hours(step_seconds: float) -> float:

@@ -139,7 +139,8 @@ def _head(shape: Shape, layout: Layout, logits: float) -> float:
     """Bytes at the loss. A head that is trained has its gradient summed over the chunks: one product of the head's size is there beside it."""
     if layout.head == "plain":
         return logits * LOGIT_BYTES
-    return min(logits, CHUNK_BYTES / 4) * LOGIT_BYTES + (shape.embedding * 4 if layout.lora is None else 0)
+    each = 8 if layout.precision == "float32" else 10  # logits, in float32, and their log-softmax
+    return min(logits, CHUNK_BYTES / 4) * each + (shape.embedding * 4 if layout.lora is None else 0)
 
 
 def _last(working: float, layout: Layout) -> float:

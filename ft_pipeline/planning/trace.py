@@ -48,7 +48,7 @@ class Storages(TorchDispatchMode):
         self._known.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._drop, key, size).atexit = False
+        weakref.finalize(storage, self._drop, key, size)
 
     def _drop(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -71,17 +71,12 @@ def trace(shape: Shape, layout: Layout, *, windows: int, window_tokens: int) -> 
     """One training step of a Llama of this shape in one process, as the loop runs it: flat rows, the head on trained tokens only."""
     attention.register()
     with torch.device("meta"):
-        model = _model(shape, layout)
-    tokens = windows * window_tokens
-    batch = {
-        "input_ids": torch.zeros((1, tokens), dtype=torch.long),
-        "position_ids": torch.arange(window_tokens).repeat(windows)[None],
-        "segments": attention.plan_segments([window_tokens] * windows),
-    }
+        model = build(shape, layout)
+    batch = inputs_of(layout, windows, window_tokens)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _made_fake(model)
         with Storages() as counted:
-            return _stepped(model, layout, counted, batch=(batch, torch.arange(round(tokens * layout.trained_share))))
+            return _stepped(model, layout, counted, batch=batch)
 
 
 def _stepped(model: Any, layout: Layout, counted: Storages, *, batch: Any) -> Traced:
@@ -91,7 +86,7 @@ def _stepped(model: Any, layout: Layout, counted: Storages, *, batch: Any) -> Tr
     states = counted.peak = counted.live
     cast = torch.autocast("cpu", torch.bfloat16) if layout.precision == "autocast" else contextlib.nullcontext()
     with cast:
-        loss = _loss(model, batch)
+        loss = loss_of(model, batch)
     forward = counted.live - states
     loss.backward()
     del optimizer
@@ -108,20 +103,31 @@ def _with_states(trained: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
 
 def _made_fake(model: torch.nn.Module) -> None:
     """Fake CPU tensors in place of meta ones, tied ones once. PEFT cannot build on fake ones: it swaps tensors while it does."""
-    made: dict[int, torch.Tensor] = {}
+    made: dict[int, Any] = {}
     for module in model.modules():
-        for name, old in (*module._parameters.items(), *module._buffers.items()):
-            if old is None:
-                continue
-            if id(old) not in made:
-                new = torch.empty_like(old, device="cpu")
-                made[id(old)] = (
-                    torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
-                )
-            (module._parameters if name in module._parameters else module._buffers)[name] = made[id(old)]
+        for owned in (module._parameters, module._buffers):
+            for name, old in owned.items():
+                if old is not None:
+                    owned[name] = made.setdefault(id(old), _fake(old))  # type: ignore[assignment]
 
 
-def _loss(model: Any, batch: tuple[Any, torch.Tensor]) -> torch.Tensor:
+def _fake(old: torch.Tensor) -> torch.Tensor:
+    new = torch.empty_like(old, device="cpu")
+    return torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
+
+
+def inputs_of(layout: Layout, windows: int, window_tokens: int) -> tuple[dict[str, Any], torch.Tensor]:
+    """(inputs of the model, tokens that the head is asked about): a row a window, laid flat as finetune/batches.py does."""
+    tokens = windows * window_tokens
+    inputs = {
+        "input_ids": torch.zeros((1, tokens), dtype=torch.long),
+        "position_ids": torch.arange(window_tokens).repeat(windows)[None],
+        "segments": attention.plan_segments([window_tokens] * windows),
+    }
+    return inputs, torch.arange(round(tokens * layout.trained_share))
+
+
+def loss_of(model: Any, batch: tuple[Any, torch.Tensor]) -> torch.Tensor:
     """As finetune/methods/causal.py computes it."""
     inputs, predict = batch
     targets = torch.zeros(len(predict), dtype=torch.long)
@@ -133,7 +139,8 @@ def _loss(model: Any, batch: tuple[Any, torch.Tensor]) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").sum()
 
 
-def _model(shape: Shape, layout: Layout) -> Any:
+def build(shape: Shape, layout: Layout) -> Any:
+    """A Llama of this shape with our attention and head, on the default device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

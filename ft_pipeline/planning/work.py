@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ft_pipeline.finetune import flops
-from ft_pipeline.finetune.requirements import needs_reference
+from ft_pipeline.finetune.requirements import EXAMPLES, needs_reference
 from ft_pipeline.planning.memory import Checkpointing
 from ft_pipeline.planning.shapes import Shape
 from ft_pipeline.recipe import Recipe
@@ -33,16 +33,19 @@ class Work:
 
 
 def estimated(found: Recipe, *, rows: int, row_tokens: float, fill: float, known_from: str) -> Work:
-    """The work of so many raw rows of so many tokens."""
-    splits = found.curate.splits
+    """The work of so many raw rows of so many tokens: packed into windows, or row by row where the method compares or samples."""
+    splits, section, length = found.curate.splits, found.finetune, found.encode.window_tokens
     train = round(rows * (1 - splits.validation - splits.holdout))
-    mean = min(row_tokens, found.encode.window_tokens)
-    tokens = round(train * mean)
-    trained = 1.0 if found.encode.loss == "all" or found.finetune.method == "cpt" else 0.5
+    mean = min(row_tokens, length * (2 if EXAMPLES.get(section.method) == "pair" else 1))
+    tokens = train * mean
+    if section.reinforce:
+        mean = min(mean + section.reinforce.max_new_tokens, length + section.reinforce.max_new_tokens)
+        tokens = train * mean * section.reinforce.completions
+    windows = train if section.method in EXAMPLES else math.ceil(tokens / (length * fill))
     return Work(
-        rows=train, holdout=round(rows * splits.holdout), tokens=tokens,
-        windows=math.ceil(tokens / (found.encode.window_tokens * fill)),
-        trained_share=trained, known_from=known_from, exact=False, row_tokens=mean,
+        rows=train, holdout=round(rows * splits.holdout), tokens=round(tokens), windows=windows,
+        trained_share=1.0 if found.encode.loss == "all" or section.method == "cpt" else 0.5,
+        known_from=known_from, exact=False, row_tokens=mean,
     )  # fmt: skip
 
 
