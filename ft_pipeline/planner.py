@@ -12,6 +12,7 @@ from ft_pipeline.curate.consolidate import curation_of
 from ft_pipeline.encode.artifact import base_digests, shards_spec
 from ft_pipeline.errors import FtError, UserError
 from ft_pipeline.finetune import artifact as finetune
+from ft_pipeline.finetune.compatibility import refuse_incompatible
 from ft_pipeline.finetune.requirements import parent_specs
 from ft_pipeline.gate.evaluation import report_config
 from ft_pipeline.gate.policy import read_policy
@@ -95,6 +96,7 @@ def plan(house: House, found: Recipe, wish: Wish | None = None) -> Plan:
     """
     wish = wish or Wish()
     refuse_impossible(found, house.settings, places=wish.rows is None)
+    refuse_incompatible(found, house.placement)
     made = _made(house, found)
     shape = _shape(house, made["pinned_base"]) or shape_at(found.base_model.uri, house.settings)
     return Plan(

@@ -82,8 +82,7 @@ def open_house(*, listener: Listener = ignore, placement: Placement | None = Non
         store=store,
         catalog=open_catalog(where),
         worker=LocalWorker(where, store),
-        placement=placement
-        or Placement(threads=where.threads, processes=where.processes, sharding=where.sharding),  # type: ignore[arg-type]
+        placement=placement or Placement(threads=where.threads, processes=where.processes, sharding=where.sharding),  # type: ignore[arg-type]
         listener=listener,
     )
 
