@@ -156,7 +156,7 @@ def recipe(**changes: Any) -> Recipe:
     sections = {k: changes.pop(k) for k in list(changes) if k in ("encode", "curate", "base_model", "dataset", "gate")}
     defaults = {
         "method": "sft", "lora": Lora(rank=4, alpha=8), "learning_rate": 1e-2, "epochs": 3,
-        "windows_per_step": 8, "windows_per_micro": 4,
+        "windows_per_step": 8, "windows_per_micro": 4, "resume_certificate": False,
     }  # fmt: skip
     parts = {
         "base_model": BaseModel(uri="home://bases/tiny"), "dataset": Dataset(uri="rows.jsonl"),

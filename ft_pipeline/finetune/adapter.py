@@ -14,6 +14,7 @@ from ft_pipeline.finetune.artifact import (
     COMPLETION,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
+    RESUME,
     Completion,
     adapter_spec,
     base_name,
@@ -26,7 +27,7 @@ TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "special_tokens_map.json", "spiece.model",
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
-TRAINED_FILES = (ADAPTER_WEIGHTS, MODEL_WEIGHTS, MODEL_CONFIG, "generation_config.json", COMPLETION)
+TRAINED_FILES = (ADAPTER_WEIGHTS, MODEL_WEIGHTS, MODEL_CONFIG, "generation_config.json", COMPLETION, RESUME)
 
 
 def package(store: Store, *, checkpoints: Artifact, base: Artifact, base_uri: str) -> Artifact:

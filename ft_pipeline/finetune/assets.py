@@ -5,11 +5,13 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.finetune import certificate
+from ft_pipeline.finetune import certificate, policy_page
 from ft_pipeline.finetune.adapter import package
 from ft_pipeline.finetune.artifact import ADAPTER_CONFIG, read_completion, read_losses, shortfall
 from ft_pipeline.finetune.figures import loss_curve, mlflow_page
 from ft_pipeline.finetune.launch import parents_made, train_job
+from ft_pipeline.finetune.metrics import perplexity
+from ft_pipeline.finetune.resume_proof import read_certificate
 from ft_pipeline.partitions import ADAPTER, CHECKPOINTS, PACKED_SHARDS, PINNED_BASE, recipes
 from ft_pipeline.resources import House
 from ft_pipeline.store.artifacts import Artifact
@@ -66,7 +68,7 @@ def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     house.catalog.set_head(key, "checkpoints", artifact, run_id=context.run.run_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
-        metadata={**_place(house, artifact), **_curve(house, artifact), "reused": dg.MetadataValue.bool(reused)},
+        metadata={**_place(house, artifact), **_curve(house, artifact), **_policy(house, artifact), "reused": dg.MetadataValue.bool(reused)},
         check_results=[_check(artifact), _certificate(artifact)],
     )
 
@@ -112,14 +114,31 @@ def _curve(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:
         "loss curve": dg.MetadataValue.md(loss_curve(losses)),
         "final_loss": dg.MetadataValue.float(losses[-1]["loss"]),
         "tokens_per_second": dg.MetadataValue.float(float(execution.get("tokens_per_second", 0))),
+        "exact_resume": dg.MetadataValue.text(read_certificate(artifact)["told"]),
+        "checkpoint_stall_share": dg.MetadataValue.float(float(execution.get("checkpoint_stall_share", 0))),
         "attempts": dg.MetadataValue.int(int(execution.get("attempts", 1))),
         "steps_replayed": dg.MetadataValue.int(int(execution.get("steps_replayed", 0))),
     }
     if proof.validation_loss is not None:
         facts["validation_loss"] = dg.MetadataValue.float(proof.validation_loss)
+        if artifact.manifest.config.get("method") in ("sft", "cpt"):
+            facts["validation_perplexity"] = dg.MetadataValue.float(perplexity(proof.validation_loss))
     if page := mlflow_page(house.settings.mlflow_uri, execution):
         facts["mlflow"] = dg.MetadataValue.url(page)
     return facts
+
+
+def _policy(house: House, artifact: Artifact) -> dict[str, Any]:
+    """Of a run that sampled completions: what they earned and what they cost; nothing of another one."""
+    made = policy_page.rollouts_of(house.store, artifact, keep_steps=house.placement.keep_rollout_steps)
+    if made is None:
+        return {}
+    house.catalog.index(made.manifest)
+    return {
+        "policy curves": dg.MetadataValue.md(policy_page.policy_curves(read_losses(artifact))),
+        "completions": dg.MetadataValue.md(policy_page.completions_table(made)),
+        **policy_page.policy_facts(artifact, made),
+    }
 
 
 def _check(artifact: Artifact) -> dg.AssetCheckResult:

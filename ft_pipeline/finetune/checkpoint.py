@@ -62,6 +62,11 @@ class Checkpoints:
     _saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = 0
     """Of the newest checkpoint that was begun."""
+    whole_step: int = 0
+    """Of the newest one that is whole."""
+    lead_steps: int = 0
+    """Made while the last one was written: the next is begun so much earlier, to be whole within the interval."""
+    lead_seconds: float = 0
     _encoded: list[bytes] = field(default_factory=list)
     """Entries of the trajectory as JSON: a run of a million steps is not encoded anew at each save."""
 
@@ -71,10 +76,15 @@ class Checkpoints:
         return Retention(last=self.keep, best=self.keep_best, every=self.keep_every)
 
     def due(self, step: int) -> bool:
-        """True when enough steps or minutes have passed since the last save began, or for a step that is kept for good."""
-        waited = time.monotonic() - self._saved_at
-        late = step - self.saved_step >= self.every_steps or waited >= self.every_seconds
+        """True when enough steps or minutes have passed since the last save, or for a step that is kept for good."""
+        waited = time.monotonic() - self._saved_at + min(self.lead_seconds, self.every_seconds / 2)
+        made = step - self.saved_step + min(self.lead_steps, self.every_steps // 2)
+        late = made >= self.every_steps or waited >= self.every_seconds
         return step > self.saved_step and (late or self.retention.is_milestone(step))
+
+    def overdue(self, step: int) -> bool:
+        """True when a kill would lose the whole interval: what is being written must become whole first."""
+        return step - self.whole_step >= self.every_steps
 
     def begin(self, step: int) -> None:
         """From this step on the next save is counted."""
@@ -102,6 +112,7 @@ class Checkpoints:
                 sync_folder(self.folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+        self.whole_step = state.step
         self._retain(state)
         return size
 
@@ -122,7 +133,8 @@ class Checkpoints:
         """State, trained tensors and optimizer state of a checkpoint."""
         state = State(**json.loads((folder / STATE).read_bytes()))
         optimizer = torch.load(folder / OPTIMIZER, weights_only=True)
-        self.saved_step, self._encoded = state.step, []
+        self.saved_step = self.whole_step = state.step
+        self._encoded = []
         return state, load_file(folder / TENSORS), optimizer
 
     def tensors_of(self, step: int) -> dict[str, torch.Tensor]:

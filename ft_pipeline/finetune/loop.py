@@ -96,7 +96,7 @@ def _trained(run: Run) -> State:
         run.batches.run_ahead(_numbers(run, state.step))
     stopping, due = run.world.agreed(run.stop.asked, False)
     while True:
-        run.saver.look()
+        run.saver.look(state.step)
         validated = _validated(run, state)
         if validated and _is_over(run, state):
             return _ended(run, state)

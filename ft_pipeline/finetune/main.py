@@ -30,6 +30,7 @@ from ft_pipeline.finetune.artifact import (
     Completion,
 )  # fmt: skip
 from ft_pipeline.finetune.guards import Drift
+from ft_pipeline.finetune.compatibility import warning
 from ft_pipeline.finetune.metrics import Metrics, Mirror, next_attempt
 from ft_pipeline.finetune.ranks import run_alone_or_ranked
 from ft_pipeline.finetune.resume_proof import write_certificate
@@ -188,14 +189,17 @@ def _prepared(
     certificate = certified(run, base=folder, folder=metrics.folder)
     told = f"boundary check {boundary}; exact resume: {certificate['verdict']}"
     log(metrics.listener, f"attempt {metrics.attempt}: {schedule.steps} steps, {told}")
+    if untested := warning(schedule.section, place):
+        log(metrics.listener, untested)
     _leave_if_asked(stop, world, "the first step of this attempt")
     return Ready(run=run, boundary=boundary, certificate=certificate, probe=probe, rollouts=rollouts)
 
 
 def _leave_if_asked(stop: StopRequest, world: World, before: str) -> None:
     """All processes leave, or none."""
-    (stop.asked,) = world.agreed(stop.asked)
-    stop.leave_if_asked(before)
+    (asked,) = world.agreed(stop.asked)
+    if asked:  # and never set to False: a signal may have come since the vote
+        stop.leave(before)
 
 
 def _checkpoints(job: Job, section: Finetune, metrics: Metrics) -> Checkpoints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import NoReturn
 
 from ft_pipeline.errors import Interrupted
 
@@ -21,14 +22,14 @@ class StopRequest:
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
 
-    def leave_if_asked(self, before: str) -> None:
+    def leave(self, before: str) -> NoReturn:
         """Raises Interrupted on the way to the first step: nothing was computed that is not in a checkpoint."""
-        if self.asked:
-            raise Interrupted(
-                f"stopped before {before}",
-                why="Nothing was trained since the last checkpoint.",
-                cure="run the same command again: it resumes",
-            )
+        self.asked = True
+        raise Interrupted(
+            f"stopped before {before}",
+            why="Nothing was trained since the last checkpoint.",
+            cure="run the same command again: it resumes",
+        )
 
 
 def listen() -> None:

@@ -27,8 +27,9 @@ class Proof:
     """What was tried: model, attention, device, dtype, adapter, processes, steps, and where it was killed and stopped."""
 
     def facts(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {**asdict(self), "scope": dict(self.scope)}
+        """As JSON values, with one sentence for people."""
+        facts = {**asdict(self), "scope": dict(self.scope)}
+        return {**facts, "told": told(facts)}
 
 
 def told(facts: Mapping[str, Any]) -> str:

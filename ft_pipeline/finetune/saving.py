@@ -24,35 +24,43 @@ class Saver:
     """Hears what each checkpoint cost once it is whole; called on the training thread."""
     background: bool = True
     _running: Future[tuple[float, int]] | None = None
-    _begun: tuple[int, float] = (0, 0.0)
-    """Step and stall of the one that is being written."""
+    _begun: int = 0
+    """Step of the one that is being written."""
+    _stall: float = 0.0
+    """In which it has kept the training thread from training."""
     _copies: _Copies = field(default_factory=lambda: _Copies())
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
 
     def save(self, state: State, tensors: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any]) -> None:
         """Begins a checkpoint of these values as they are now. Waits for the one before. Raises StorageError of either."""
-        started = time.monotonic()
         self.settle()
+        started = time.monotonic()
         copied, state = self._copies.of({"tensors": dict(tensors), "optimizer": dict(optimizer)}), state.copy()
         self.checkpoints.begin(state.step)
         self._running = self._thread.submit(self._write, state, copied["tensors"], copied["optimizer"])
         if not self.background:
             self._running.exception()
-        self._begun = (state.step, time.monotonic() - started)
+        self._begun, self._stall = state.step, time.monotonic() - started
 
-    def look(self) -> None:
-        """Between steps: takes note of a checkpoint that has become whole. Raises StorageError of one that did not."""
-        if self._running is not None and self._running.done():
+    def look(self, step: int) -> None:
+        """After each step: takes note of a checkpoint that has become whole, waits for one that is late.
+
+        Raises StorageError of one that failed.
+        """
+        if self._running is not None and (self._running.done() or self.checkpoints.overdue(step)):
             self.settle()
+            self.checkpoints.lead_steps = step - self._begun
 
     def settle(self) -> None:
         """Waits until nothing is being written. Raises StorageError."""
         running, self._running = self._running, None
         if running is None:
             return
+        started = time.monotonic()
         seconds, size = running.result()
-        step, stall = self._begun
-        self.told(Saved(step=step, stall_seconds=stall, write_seconds=seconds, size=size))
+        self.checkpoints.lead_seconds = seconds
+        stall = self._stall + time.monotonic() - started
+        self.told(Saved(step=self._begun, stall_seconds=stall, write_seconds=seconds, size=size))
 
     def close(self) -> None:
         """Waits for the last write on the way out; why the run ends matters more than how that write went."""

@@ -24,8 +24,10 @@ from ft_pipeline.store.fingerprint import canonical_json, code_digest
 from ft_pipeline.store.manifest import Ref, Spec
 
 HERE = Path(__file__).parent
-COMPLETION = "completion.json"
-SHOWN = ("steps", "windows_consumed", "rows", "trained_tokens", "validation_loss_before", "validation_loss")
+COMPLETION, RESUME = "completion.json", "resume.json"
+SHOWN = (
+    "steps", "windows_consumed", "rows", "trained_tokens", "validation_loss_before", "validation_loss", "exact_resume",
+)  # fmt: skip
 """Fields of the completion proof that the card shows."""
 
 
@@ -162,7 +164,10 @@ def _parameters(recipe: Recipe) -> dict[str, Any]:
 
 def _card(candidate: Candidate, model: ModelVersion, store: Store, adapter: Link) -> str:  # noqa: PLR0917
     recipe = candidate.recipe
-    completion = json.loads(store.fetch(candidate.adapter).file(COMPLETION).read_bytes())
+    packaged = store.fetch(candidate.adapter)
+    completion = json.loads(packaged.file(COMPLETION).read_bytes())
+    if RESUME in packaged.manifest.files:
+        completion["exact_resume"] = json.loads(packaged.file(RESUME).read_bytes())["told"]
     subject = Subject(
         tenant=recipe.tenant, name=recipe.name, version=model.version, description=recipe.description,
         base_name=base_name(recipe.base_model.uri), licence=recipe.dataset.licence, method=recipe.finetune.method,

@@ -40,7 +40,7 @@ def test_an_adapter_holds_all_that_serving_needs(road, trained):
     adapter = package(road.store, checkpoints=trained, base=road.base, base_uri=URI)
     assert sorted(adapter.manifest.files) == [
         "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "completion.json",
-        "tokenizer.json", "tokenizer_config.json",
+        "resume.json", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     config = json.loads(adapter.file("adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("tiny", road.base.ref.digest)

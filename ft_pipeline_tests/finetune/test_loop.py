@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from ft_pipeline.encode.artifact import read_windows
-from ft_pipeline.errors import Interrupted, TrainingFailed
+from ft_pipeline.errors import Interrupted
 from ft_pipeline.finetune.batches import batch_of, single_rows
-from ft_pipeline.finetune.checkpoint import Checkpoints
-from ft_pipeline.finetune.loop import Run, make_deterministic, train
+from ft_pipeline.finetune.loop import train
 from ft_pipeline.finetune.methods.causal import loss_sum, token_losses
-from ft_pipeline.finetune.methods.method import method_of
-from ft_pipeline.finetune.metrics import Metrics
-from ft_pipeline.finetune.model import load_trainee
-from ft_pipeline.finetune.schedule import Schedule
 from ft_pipeline.recipe import Lora
-from ft_pipeline.workers.messages import ignore
-from ft_pipeline_tests import tiny
-
-numbers = itertools.count()
-
-
-class Asked:
-    """A stop request that is asked for after so many questions."""
-
-    def __init__(self, after: int = 1 << 30) -> None:
-        self.left = after
-
-    @property
-    def asked(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
-def run_over(road, tmp_path: Path, *, stop=None, listener=ignore, every_steps=500, **changes) -> Run:
-    section = tiny.recipe(**changes).finetune
-    train_windows = list(read_windows(road.shards, "train"))
-    make_deterministic(2)
-    schedule = Schedule(section=section, windows=len(train_windows))
-    folder = tmp_path / "run"
-    folder.mkdir(exist_ok=True)
-    return Run(
-        trainee=load_trainee(road.base.folder, section),
-        method=method_of(section, cache=folder / "windows"),
-        schedule=schedule,
-        train=train_windows,
-        validation=list(read_windows(road.shards, "validation")),
-        checkpoints=Checkpoints(folder / "checkpoints", "f" * 64, listener, every_steps=every_steps),
-        metrics=Metrics(folder=folder, steps=schedule.steps, listener=listener),
-        stop=stop or Asked(),
-    )
-
-
-def bytes_of(run: Run) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in run.trainee.tensors().items()}
+from ft_pipeline_tests.runs import Asked, bytes_of, run_over
 
 
 @pytest.mark.parametrize("lora", [Lora(rank=4, alpha=8), None])
@@ -125,20 +79,6 @@ def test_dropout_is_reproduced_after_a_resume(road, tmp_path):
     assert state == expected and bytes_of(resumed) == bytes_of(whole)
 
 
-@pytest.mark.parametrize("after", [0, 2, 5, 9, 13])
-def test_a_stop_at_any_moment_loses_no_step_and_ends_in_the_same_bytes(road, tmp_path, after):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    whole = run_over(road, tmp_path / "a", epochs=4)
-    expected = train(whole)
-    with pytest.raises(Interrupted):
-        train(run_over(road, tmp_path / "b", epochs=4, stop=Asked(after=after)))
-    resumed = run_over(road, tmp_path / "b", epochs=4)
-    state = train(resumed)
-    assert state == expected and bytes_of(resumed) == bytes_of(whole)
-    assert resumed.metrics.facts()["steps_replayed"] == 0
-
-
 def test_a_damaged_newest_checkpoint_is_set_aside_with_a_message(road, tmp_path):
     said = []
     (tmp_path / "a").mkdir()
@@ -154,17 +94,6 @@ def test_a_damaged_newest_checkpoint_is_set_aside_with_a_message(road, tmp_path)
     resumed = run_over(road, tmp_path / "b", listener=said.append)
     assert train(resumed) == expected and bytes_of(resumed) == bytes_of(whole)
     assert any(newest.name in m.text and "trained.safetensors was changed" in m.text for m in said)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"learning_rate": 1e30, "warmup_share": 0.0}, {"learning_rate": 1e30, "lora": None}]
-)
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_the_cure(road, tmp_path, changes):
-    with pytest.raises(
-        TrainingFailed, match=r"step \d+: loss nan|step \d+: loss .* gradient norm (nan|inf)"
-    ) as stopped:
-        train(run_over(road, tmp_path, **changes))
-    assert "learning_rate" in stopped.value.cure and stopped.value.exit_code == 42
 
 
 def test_metrics_are_on_disk_line_by_line(road, tmp_path):
