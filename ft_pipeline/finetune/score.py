@@ -38,7 +38,7 @@ def scores(model: Any, batch: Batch, places: torch.Tensor) -> torch.Tensor:
     """[N] float32 scores of the hidden states at these places of the flattened batch, with gradient."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     heard: list[torch.Tensor] = []
-    inputs = {
+    inputs: dict[str, Any] = {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
         "attention_mask": None,

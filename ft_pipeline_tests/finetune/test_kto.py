@@ -16,7 +16,9 @@ from ft_pipeline_tests import tiny
 
 
 def wanting(**preference):
-    return tiny.recipe(method="kto", epochs=6, preference=Preference(**{"beta": 0.1, **preference}))
+    return tiny.recipe(
+        method="kto", epochs=6, resume_certificate=False, preference=Preference(**{"beta": 0.1, **preference})
+    )
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +52,9 @@ def test_wanted_answers_become_likelier_and_unwanted_ones_less(road, labelled, n
     assert proof.validation_loss < proof.validation_loss_before
 
 
-def test_the_mismatched_pass_gives_no_gradient_and_is_left_out_where_it_is_not_used(road, labelled, reference, tmp_path):
+def test_the_mismatched_pass_gives_no_gradient_and_is_left_out_where_it_is_not_used(
+    road, labelled, reference, tmp_path
+):
     computed = {}
     for loss in ("kto", "apo_zero_unpaired"):
         section = wanting(loss=loss).finetune

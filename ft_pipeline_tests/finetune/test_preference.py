@@ -20,7 +20,9 @@ from ft_pipeline_tests import tiny
 
 def preferring(method: str, **changes):
     given = {"beta": 2.0 if method == "simpo" else 0.1, **changes.pop("preference", {})}
-    return tiny.recipe(method=method, preference=Preference(**given), **{"epochs": 4, **changes})
+    return tiny.recipe(
+        method=method, preference=Preference(**given), **{"epochs": 4, "resume_certificate": False, **changes}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,9 @@ from ft_pipeline_tests import tiny
 
 
 def rewarding(**changes):
-    return tiny.recipe(**{"method": "reward", "epochs": 4, "learning_rate": 3e-3, **changes})
+    return tiny.recipe(
+        **{"method": "reward", "epochs": 4, "learning_rate": 3e-3, "resume_certificate": False, **changes}
+    )
 
 
 @pytest.fixture(scope="session")

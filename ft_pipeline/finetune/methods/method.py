@@ -54,6 +54,7 @@ METHODS: Mapping[str, str] = {
     "orpo": "preference",
     "kto": "kto",
     "reward": "reward",
+    "distill": "distill",
     **dict.fromkeys(get_args(PolicyMethod), "policy"),
 }
 """Method of a recipe -> the module beside this file whose `method(section)` makes it."""
