@@ -60,10 +60,8 @@ MORE_CASES = [(name, sharding) for name in MORE for sharding in WAYS]
 ROWS = {"dpo": "pairs", "simpo": "pairs", "orpo": "pairs", "reward": "pairs", "kto": "labelled"}
 """Method -> its shards; the others train on windows."""
 STOP_STEP = 4
-QUANTISED = 1e-4
-"""The same for a base of four bits."""
 SAME = 1e-6
-"""Largest difference of a step's loss between one process and several: float order. Measured: 2.4e-7 replicas, 4.8e-7 shards."""
+"""Largest difference of a step's loss between one process and several: float order. Measured: at most 6.9e-7."""
 
 
 @dataclass
@@ -246,8 +244,7 @@ def more(parents) -> Trained:
 
 @pytest.mark.parametrize(("name", "sharding"), MORE_CASES)
 def test_two_processes_train_as_one_does_by_every_method(more, name, sharding):
-    tolerance = {"sft qlora": QUANTISED}.get(name, SAME)
-    assert difference(more.made[name, sharding, "whole"], alone(more, name)) < tolerance
+    assert difference(more.made[name, sharding, "whole"], alone(more, name)) < SAME
 
 
 @pytest.mark.parametrize("sharding", WAYS)
@@ -255,7 +252,7 @@ def test_a_loss_that_is_not_finite_ends_both_processes_each_with_its_own_diagnos
     job = more.lost[sharding]
     said = [read_status(job.folder, rank) for rank in range(2)]
     assert len({re.findall(r"step \d+", status.reason)[0] for status in said}) == 1
-    told = [json.loads((f / "diagnosis.json").read_text()) for f in (job.folder, job.folder / "ranks" / "1")]
+    told = [json.loads(next(f.glob("diagnosis*.json")).read_text()) for f in (job.folder, job.folder / "ranks" / "1")]
     micros = [{micro["number"] for micro in diagnosis["micro_batches"]} for diagnosis in told]
     assert micros[0] and micros[1] and not micros[0] & micros[1]
 
@@ -335,7 +332,7 @@ def worked(parents, home):
     parts = {"shards": parents.parts["windows"], "base": parents.parts["base"]}
     recipe = tiny.recipe(epochs=200, windows_per_micro=4, resume_certificate=False)
     job = tiny.train_job_here(store, recipe, parts, threads=1, processes=2, sharding="fsdp")
-    return job, LocalWorker(replace(home, mlflow_uri="off", threads=1), store)
+    return job, LocalWorker(replace(home, mlflow_uri="off", threads=1, store_uri=store.bucket.root), store)
 
 
 def test_a_worker_tells_that_two_processes_were_stopped_by_a_signal_to_one(worked):
