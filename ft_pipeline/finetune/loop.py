@@ -59,7 +59,7 @@ class Run:
     @cached_property
     def meter(self) -> Meter:
         """Waits and shares of the peak, by step."""
-        return Meter(self.trainee)
+        return Meter(self.trainee, recomputed=float(self.world.checkpointing == "full"))
 
     @cached_property
     def spikes(self) -> Spikes:

@@ -13,10 +13,11 @@ from ft_pipeline.finetune.model import Trainee, work_of
 class Meter:
     """Of one process. Micro-batches are told as they come; `facts` closes a step."""
 
-    def __init__(self, trainee: Trainee) -> None:
+    def __init__(self, trainee: Trainee, *, recomputed: float = 0.0) -> None:
+        """`recomputed`: share of the layers' forward pass that is computed again."""
         self._peak = peak_of(torch.cuda.get_device_name(trainee.device)) if trainee.device.startswith("cuda") else None
         self._work = work_of(trainee) if self._peak else None
-        self._again = 1.0 if getattr(trainee.model, "is_gradient_checkpointing", False) else 0.0
+        self._again = recomputed
         self._lengths: list[int] = []
         self._predicted, self._waited, self._whole = 0, 0.0, True
 

@@ -81,7 +81,7 @@ class Trainee:
 
 
 def load_trainee(folder: Path, section: Finetune, *, device: str = "cpu") -> Trainee:
-    """The base model of a folder, ready to train. The seed is set before LoRA draws its A matrices."""
+    """The base model of a folder, ready to train."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -93,10 +93,16 @@ def load_trainee(folder: Path, section: Finetune, *, device: str = "cpu") -> Tra
         folder, local_files_only=True, dtype=torch.float32 if whole else torch.bfloat16,
         attn_implementation=attention.NAME if flat else "sdpa",
     )  # fmt: skip
+    return trainee_of(model, section, device=device, flat=flat)
+
+
+def trainee_of(model: Any, section: Finetune, *, device: str = "cpu", flat: bool = True) -> Trainee:
+    """A loaded model, ready to train: on its device, in four bits where asked, with a head that gives losses and an adapter."""
     if section.lora is not None and section.lora.quantize == "nf4":
         quantize_projections(model, device=device, dtype=getattr(torch, section.dtype))
     model.to(device)
     attach(model)
+    # before LoRA draws its A matrices
     torch.manual_seed(section.seed)
     task = "CAUSAL_LM"
     if section.method == "reward":

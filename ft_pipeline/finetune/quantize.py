@@ -30,7 +30,9 @@ def quantize_projections(model: Any, *, device: str, dtype: torch.dtype) -> int:
 
 
 def linear4bit() -> Any:
-    """bitsandbytes' layer, imported without its download."""
+    """bitsandbytes' layer, imported without its download, and where it was hidden (workers/startup.py). Before PEFT is imported."""
+    if sys.modules.get("bitsandbytes", sys) is None:
+        del sys.modules["bitsandbytes"]
     hidden = [name for name in FREE_OF_BNB if name not in sys.modules]
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]

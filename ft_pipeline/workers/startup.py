@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 
-UNUSED_BY_A_MODEL = ("sklearn", "deepspeed", "tensorflow", "flax")
+UNUSED_BY_A_MODEL = ("sklearn", "deepspeed", "tensorflow", "flax", "bitsandbytes", "kernels")
+"""PEFT imports bitsandbytes when it is there, 3.4 CPU seconds; finetune/quantize.py finds it again. `kernels` downloads code."""
 UNUSED_BY_A_TOKENIZER = (*UNUSED_BY_A_MODEL, "torch")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -90,6 +91,24 @@ def test_a_recipe_of_nf4_trains_and_its_adapter_loads_on_the_base_as_it_is(road,
         plain = base(ids).logits
         adapted = PeftModel.from_pretrained(base, made.folder)(ids).logits
     assert (adapted - plain).abs().max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_it_is_found_in_a_process_that_started_without_it(road):
+    """Children hide what a model never needs (workers/startup.py), bitsandbytes among it."""
+    program = f"""
+from pathlib import Path
+from ft_pipeline.workers.startup import UNUSED_BY_A_MODEL, hide
+hide(UNUSED_BY_A_MODEL)
+from ft_pipeline.finetune.model import load_trainee
+from ft_pipeline_tests import tiny
+from ft_pipeline.recipe import Lora
+section = tiny.recipe(lora=Lora(rank=4, alpha=8, quantize="nf4")).finetune
+made = load_trainee(Path({str(road.base.folder)!r}), section)
+print(type(made.model.base_model.model.model.layers[0].self_attn.q_proj).__name__)"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["Linear4bit"] and "kernels" not in said.stderr
 
 
 def test_nothing_is_downloaded_when_bitsandbytes_is_imported():
