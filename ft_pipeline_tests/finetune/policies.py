@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ HERE = Path(__file__).parent
 PROBES = HERE / "probes-letters.jsonl"
 LETTERS = "ft_pipeline_tests.finetune.policies:letters"
 KINDS = ("zipfile", "json", "socket", "math")
-numbers = itertools.count()
 
 
 def letters(completions: list[str], answer: list[str], **_columns: Any) -> list[float]:
