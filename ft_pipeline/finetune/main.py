@@ -225,12 +225,13 @@ def _write(folder: Path, run: Run, trained: tuple[State, dict[str, torch.Tensor]
     from safetensors.torch import save_file
 
     section, (state, tensors) = run.schedule.section, trained
+    dtype = getattr(torch, section.dtype)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     if section.lora is not None:
         save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         (folder / ADAPTER_CONFIG).write_text(json.dumps(run.trainee.adapter_config(), sort_keys=True, indent=1))
     else:
-        dtype = getattr(torch, section.dtype)
-        save_file({n: t.to(dtype) for n, t in tensors.items()}, folder / MODEL_WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, folder / MODEL_WEIGHTS, metadata={"format": "pt"})
         _write_model_config(folder, run)
     (folder / LOSSES).write_bytes(b"".join(canonical_json(entry) + b"\n" for entry in state.losses))
 
