@@ -85,7 +85,7 @@ class Distill:
 
     __pydantic_config__ = STRICT
     teacher: str
-    """Digest of a base_model artifact in the store, of the same vocabulary."""
+    """Digest of a base_model artifact in the store, of the same vocabulary (or `base`)."""
     alpha: float
     """1 is the teacher alone, 0 the text alone."""
     top_k: int = 32

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ft_pipeline.finetune.artifact import checkpoints_spec, refuse_misfit, refuse_unsupported
-from ft_pipeline.finetune.policies import policy_parents, refuse_ranks
 from ft_pipeline.finetune.compatibility import refuse_incompatible
+from ft_pipeline.finetune.policies import policy_parents, refuse_ranks
 from ft_pipeline.finetune.requirements import parent_jobs
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.store.artifacts import Artifact, Store

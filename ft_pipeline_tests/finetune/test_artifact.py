@@ -33,7 +33,6 @@ from ft_pipeline_tests import tiny
         ({"method": "sft", "reward": RewardModel()}, "reward belongs to reward, not to sft"),
         ({"epochs": 0}, "at least 1"),
         ({"warmup_share": 1.0}, "below 1"),
-        ({"lora": Lora(rank=8, alpha=16, quantize="nf4")}, "CUDA"),
         ({"lora": Lora(rank=8, alpha=16, targets=("q_proj", "lm_head"))}, "head or the embedding"),
         ({"lora": Lora(rank=0, alpha=16)}, "rank 0"),
         ({"lora": Lora(rank=8, alpha=16, dropout=1.0)}, "dropout 1.0"),
