@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ft_pipeline.encode.artifact import read_windows
+from ft_pipeline.finetune.adapter import refuse_empty
 from ft_pipeline.finetune.artifact import refuse_unsupported
 from ft_pipeline.finetune.batches import batch_of
 from ft_pipeline.finetune.boundary import check_boundaries
@@ -86,6 +87,7 @@ def test_a_recipe_of_nf4_trains_and_its_adapter_loads_on_the_base_as_it_is(road,
     recipe = tiny.recipe(lora=NF4, dtype="bfloat16", epochs=4, seed=11)
     refuse_unsupported(recipe)
     made = tiny.train_here(road.store, recipe, road.shards, road.base)
+    refuse_empty(made)
     assert {t.dtype for t in load_file(made.file("adapter_model.safetensors")).values()} == {torch.bfloat16}
     base = AutoModelForCausalLM.from_pretrained(road.base.folder)
     ids = torch.arange(10, 40)[None]
