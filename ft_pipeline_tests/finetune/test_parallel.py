@@ -316,12 +316,13 @@ def processes(job: Job) -> dict[int, int]:
     for process in Path("/proc").iterdir():
         try:
             line = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
-            environ = (process / "environ").read_bytes().split(b"\0") if str(job.folder).encode() in line else []
+            if b"ft_pipeline.finetune.main" not in line or str(job.folder).encode() not in line:
+                continue
+            environ = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"ft_pipeline.finetune.main" in line:
-            ranks = [int(word[5:]) for word in environ if word.startswith(b"RANK=")]
-            found[ranks[0] if ranks else -1] = int(process.name)
+        ranks = [int(word[5:]) for word in environ if word.startswith(b"RANK=")]
+        found[ranks[0] if ranks else -1] = int(process.name)
     return found
 
 
