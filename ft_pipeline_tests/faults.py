@@ -54,8 +54,8 @@ class Ended:
     ranks: str
     kills: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
-    """Steps that a SIGKILL cost."""
+    lost: dict[str, list[int]] = field(default_factory=lambda: {"SIGTERM": [], "SIGKILL": []})
+    """Signal -> steps that each of its kills cost."""
     result: str = ""
 
 
@@ -151,12 +151,9 @@ class Range:
             allowed |= {-int(shot.number)}  # the interpreter was not listening yet
         if code not in allowed:
             found.append(f"exit code {code}, expected {sorted(allowed)}: {left_behind.log_of(home)[-400:]}")
-        if shot.number == signal.SIGTERM and lost:
-            found.append(f"{lost} steps lost of {made[-1]}")
-        if shot.number == signal.SIGKILL:
-            ended.lost.append(lost)
-            if lost > EVERY_STEPS:
-                found.append(f"{lost} steps lost, the interval is {EVERY_STEPS}")
+        ended.lost[shot.number.name].append(lost)
+        if lost > (EVERY_STEPS if shot.number == signal.SIGKILL else 0):
+            found.append(f"{lost} steps lost of {made[-1]}, the interval is {EVERY_STEPS}")
         return found
 
     def _compare(self, home: Path, used: set[int], ended: Ended) -> None:
@@ -209,15 +206,15 @@ def summary(runs: Sequence[Ended], seconds: float, root: Path) -> int:
     )
     where = Counter(kill.partition("=")[0].removesuffix(" rank 1").removesuffix(" parent") for kill in kills)
     instants = Counter({name: n for name, n in where.items() if not name.endswith(" s")})
-    lost = max((n for run in runs for n in run.lost), default=0)
+    lost = {name: max((n for run in runs for n in run.lost[name]), default=0) for name in ("SIGTERM", "SIGKILL")}
     problems = sum(len(run.problems) for run in runs)
     print(
         f"planted: {', '.join(f'{name} {n}' for name, n in sorted(instants.items()))}; by time: {len(kills) - instants.total()}"
     )
     print(
         f"{len(kills)} kills ({sum(k.startswith('TERM') for k in kills)} SIGTERM, {sum(k.startswith('KILL') for k in kills)} SIGKILL) of "
-        f"{len(runs)} runs: {dict(results)}, {problems} problems; SIGTERM lost 0 steps, SIGKILL at most {lost} of an interval of "
-        f"{EVERY_STEPS}; {seconds:.0f} s"
+        f"{len(runs)} runs: {dict(results)}, {problems} problems; a SIGTERM lost at most {lost['SIGTERM']} steps, a SIGKILL "
+        f"{lost['SIGKILL']}, the interval is {EVERY_STEPS}; {seconds:.0f} s"
     )
     if not problems:
         shutil.rmtree(root)

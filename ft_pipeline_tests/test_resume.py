@@ -120,10 +120,32 @@ def test_sigterm_exits_75_loses_no_step_and_resumes_bit_for_bit(road):
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5])
+def test_sigterm_before_the_first_step_exits_75_and_loses_nothing(road, seconds):
+    """In the imports, while the model is loaded, in the checks: whatever comes after so many seconds."""
+    job, worker, whole = road
+
+    def stop() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (job.folder / "log.txt").exists():
+            time.sleep(0.01)
+        time.sleep(seconds)
+        os.kill(trainer(job), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Interrupted):
+        worker.run(job, ignore)
+    thread.join()
+    made = worker.run(job, ignore)
+    assert made.ref == whole.ref and made.manifest.execution["steps_replayed"] == 0
+
+
 def test_a_loss_that_is_not_finite_exits_42_and_publishes_nothing(road, parents, home):
     _, worker, _ = road
     recipe = tiny.recipe(learning_rate=1e30)
     job = train_job(recipe, shards=parents.shards, base=parents.base, work=home.work, placement=Placement())
-    with pytest.raises(TrainingFailed, match=r"failed for good: step \d+: loss"):
+    with pytest.raises(TrainingFailed, match=r"failed for good: step \d+: loss .* the diagnosis is .*diagnosis.json"):
         worker.run(job, ignore)
+    assert json.loads((job.folder / "diagnosis.json").read_text())["micro_batches"][0]["row_ids"]
     assert not list(worker.store.all("checkpoints"))

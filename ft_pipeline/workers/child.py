@@ -14,6 +14,7 @@ from pathlib import Path
 from ft_pipeline import settings
 from ft_pipeline.errors import FtError, Interrupted, StorageError
 from ft_pipeline.store.artifacts import Store, open_store
+from ft_pipeline.store.files import storage_error
 from ft_pipeline.workers.job import Job, read_job
 from ft_pipeline.workers.local import error_message
 from ft_pipeline.workers.messages import Mailbox
@@ -38,18 +39,24 @@ def run_child(body: Body, argv: list[str]) -> int:
         mailbox(error_message(str(stop)))
         return PREEMPTED
     except StorageError as error:
-        traceback.print_exc()
-        with contextlib.suppress(OSError):  # the disk that is full may be the one of the messages
-            mailbox(error_message(str(error)))
-        return STORAGE
+        return _storage(error, mailbox)
     except FtError as error:
         mailbox(error_message(str(error)))
         return FAILED_FOR_GOOD
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and (told := storage_error(error, f"running {job.name}")):
+            return _storage(told, mailbox)
         traceback.print_exc()
         mailbox(error_message(traceback.format_exc(limit=-3)))
         raise
     return COMPLETE
+
+
+def _storage(error: StorageError, mailbox: Mailbox) -> int:
+    with contextlib.suppress(OSError):  # the disk that is full may be the one of the log and the messages
+        traceback.print_exc()
+        mailbox(error_message(str(error)))
+    return STORAGE
 
 
 def die_with_parent(parent: int) -> None:

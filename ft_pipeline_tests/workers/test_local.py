@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.errors import Interrupted, TrainingFailed, UserError
+from ft_pipeline.errors import Interrupted, StorageError, TrainingFailed, UserError
 from ft_pipeline.store.manifest import Spec
 from ft_pipeline.workers.job import Job, Placement, read_job
 from ft_pipeline.workers.local import LocalWorker, exclusive
@@ -91,6 +91,16 @@ def test_a_job_survives_its_trip_through_json(home):
 def test_what_is_not_success_is_an_error_with_the_reason(home, worker, do, says):
     with pytest.raises(TrainingFailed, match=says):
         worker.run(toy(home, do), ignore)
+
+
+@pytest.mark.parametrize(
+    ("do", "says"),
+    [("fill the disk", "no space left while running toy"), ("lose the store", "no answer from S3")],
+)
+def test_a_disk_or_store_that_fails_is_told_as_such_and_can_be_resumed(home, worker, do, says):
+    with pytest.raises(StorageError, match=f"stopped because of its storage: {says}") as stopped:
+        worker.run(toy(home, do), ignore)
+    assert stopped.value.exit_code == 5 and "run the same command again" in stopped.value.cure
 
 
 def test_a_listener_that_stops_the_run_stops_the_child_after_it_has_saved(home, worker):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 
-from ft_pipeline.errors import Interrupted, TrainingFailed
+from ft_pipeline.errors import Interrupted, StorageError, TrainingFailed
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.workers.child import run_child
 from ft_pipeline.workers.job import Job
@@ -24,6 +25,10 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
         raise TrainingFailed("step 3: loss nan", cure="a lower rate")
     if do == "crash":
         raise RuntimeError("a bug")
+    if do == "fill the disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if do == "lose the store":
+        raise StorageError("no answer from S3 while writing checkpoints")
     if do == "kill itself":
         os.kill(os.getpid(), signal.SIGKILL)
     if do == "nothing":
