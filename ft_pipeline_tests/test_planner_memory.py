@@ -114,7 +114,7 @@ def test_plain_logits_cost_what_chunks_save():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 @pytest.mark.parametrize("head", ["chunked", "plain"])
 @pytest.mark.parametrize(
     ("precision", "lora"), [("float32", None), ("autocast", None), ("float32", LORA), ("bfloat16", LORA)]

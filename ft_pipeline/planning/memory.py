@@ -171,8 +171,16 @@ def _activations(shape: Shape, layout: Layout, tokens: int) -> tuple[float, floa
     stream = 4 if layout.precision != "bfloat16" else 2
     kept = stream * shape.hidden
     if layout.checkpointing == "selective":
-        kept += layout.width * (2 * shape.queries + 2 * shape.kv + 2 * shape.inner)
+        kept += _products(shape, layout)
     return tokens * kept * shape.layers + ends, whole + inside
+
+
+def _products(shape: Shape, layout: Layout) -> float:
+    """Bytes per token of what selective checkpointing keeps: outputs of matrix products (an adapter's in float32) and of attention."""
+    adapted = shape.targeted(layout.lora.targets) if layout.lora else {}
+    adapters = 4 * sum(layout.lora.rank + out for _, out in adapted.values()) if layout.lora else 0
+    outputs = sum(out for _, out in shape.targeted().values()) + shape.queries
+    return layout.width * outputs + adapters + 4 * shape.heads
 
 
 def _ends(shape: Shape, layout: Layout) -> float:

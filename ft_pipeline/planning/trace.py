@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from ft_pipeline.finetune import attention
 from ft_pipeline.finetune.head import LossHead, Question, loss_head
+from ft_pipeline.finetune.recompute import recompute
+from ft_pipeline.finetune.sharding import layers_of
 from ft_pipeline.planning.memory import Layout
 from ft_pipeline.planning.shapes import Shape
 
@@ -156,14 +158,13 @@ def build(shape: Shape, layout: Layout) -> Any:
         model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    if layout.checkpointing == "full":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if layout.head == "chunked":
         head = LossHead(shape.hidden, shape.vocabulary, bias=False, device="meta")
         head.weight = model.lm_head.weight
         model.set_output_embeddings(head)
     if layout.lora is not None:
         model = _with_lora(model, layout)
+    recompute(layers_of(model), layout.checkpointing)
     return model.train()
 
 
@@ -172,7 +173,5 @@ def _with_lora(model: Any, layout: Layout) -> Any:
 
     assert layout.lora is not None
     targets = "all-linear" if layout.lora.targets == "all-linear" else list(layout.lora.targets)
-    if layout.checkpointing != "none":
-        model.enable_input_require_grads()
     config = LoraConfig(r=layout.lora.rank, lora_alpha=layout.lora.alpha, lora_dropout=layout.lora.dropout, target_modules=targets, task_type="CAUSAL_LM")  # fmt: skip
     return get_peft_model(model, config)
