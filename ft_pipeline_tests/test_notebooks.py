@@ -67,6 +67,25 @@ def test_why_was_this_row_dropped_makes_its_own_data(home, tmp_path: Path) -> No
     assert not home.home.exists(), "its data lives in a folder of its own"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_comparing_runs_trains_three_variants_and_the_second_time_none(home, tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    book = nbformat.read(PROJECT / "notebooks" / "comparing-runs.ipynb", as_version=4)
+    for cell in _code(book):
+        cell.outputs, cell.execution_count = [], None
+    NotebookClient(book, timeout=800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "\n".join(_text(output) for cell in _code(book) for output in cell.outputs)
+    for promised in (
+        "did you mean learning_rate?", "router-small-s-", "trial 3, learning_rate 0.03: trained", "planned with the shards", "spot a trial",
+        "trial 3, learning_rate 0.03: reused", "the same adapters: True, all reused: True",
+    ):  # fmt: skip
+        assert promised in said, promised
+    assert sum("image/png" in output.get("data", {}) for cell in _code(book) for output in cell.outputs) == 4
+    assert not home.home.exists(), "its data lives in a folder of its own"
+
+
 def _assert_row_is_followed(said: list[str]) -> None:
     """The row that is introduced is the one that an adapter was trained on; a dropped row reached none."""
     followed = next(ROW_ID.search(text) for text in said if "we follow" in text)
