@@ -107,7 +107,9 @@ def _passes_through(model: Any, head: LossHead) -> bool:
 
 
 def token_nll(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """[N] losses for hidden [N, H], weight [V, H], targets [N], with gradient; the logits are made anew in the backward pass."""
+    """[N] losses for hidden [N, H], weight [V, H], targets [N], with gradient; more than a chunk of logits is made anew in the backward pass."""
+    if len(hidden) <= _rows(weight):
+        return _plain(hidden, weight, targets)
     sizes = zip(hidden.split(_rows(weight)), targets.split(_rows(weight)), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([_plain(h, weight, t) for h, t in sizes])
