@@ -65,7 +65,7 @@ def test_a_dataset_of_preferences_is_not_trained_as_windows(road):
     bad = [{"role": "assistant", "content": "no"}]
     rows = [{"prompt": [{"role": "user", "content": f"{n}?"}], "chosen": turns[1:2], "rejected": bad} for n in range(9)]
     shards = tiny.publish_shards(road.store, tiny.publish_curated(road.store, rows, shape="preference"), road.base)
-    with pytest.raises(RecipeError, match="rows of kind pair, finetune.method sft trains on windows") as refused:
+    with pytest.raises(RecipeError, match=r"rows of kind pair, finetune\.method sft trains on windows") as refused:
         refuse_misfit(tiny.recipe().finetune, shards=shards, base=road.base)
     assert "method: dpo or simpo or orpo or reward" in refused.value.cure
     kto = tiny.recipe(method="kto", preference=Preference(beta=0.1)).finetune
@@ -76,7 +76,7 @@ def test_a_dataset_of_preferences_is_not_trained_as_windows(road):
 def test_windows_are_not_compared(road):
     dpo = tiny.recipe(method="dpo", preference=Preference(beta=0.1)).finetune
     with pytest.raises(
-        RecipeError, match="holds packed windows, finetune.method dpo trains on rows of kind pair"
+        RecipeError, match=r"holds packed windows, finetune\.method dpo trains on rows of kind pair"
     ) as refused:
         refuse_misfit(dpo, shards=road.shards, base=road.base)
     assert "layout preference" in refused.value.cure

@@ -129,7 +129,7 @@ def test_a_loss_of_kto_is_that_of_trl(road, labelled, moved, tmp_path, loss):
     from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
     section = Preference(beta=0.1, loss=loss, desirable_weight=1.5, undesirable_weight=0.8)
-    whole, reference = parents(road, labelled, "kto", section)
+    _, reference = parents(road, labelled, "kto", section)
     lines = compared_rows(labelled, "train", cache=tmp_path, reference=reference)[:COUNT]
     examples = []
     for row, line in zip(list(read_labelled(labelled, "train"))[:COUNT], lines, strict=True):
