@@ -86,6 +86,41 @@ def test_comparing_runs_trains_three_variants_and_the_second_time_none(home, tmp
     assert not home.home.exists(), "its data lives in a folder of its own"
 
 
+SMALL = {
+    "sft": "EPOCHS, BASE_STEPS, KILL_AT = 2, 4, 0.1",
+    "dpo": 'SFT_EPOCHS, DPO_EPOCHS, LOSSES = 3, 1, ("sigmoid", "simpo")',
+    "grpo": "SFT_EPOCHS, GRPO_EPOCHS, QUESTIONS = 3, 1, 64",
+}
+"""Notebook -> what its cell of parameters is here."""
+METHODS = {
+    "sft": ("exact_duplicate", "packed rows have the loss that they have alone", "exit code 75", "attempts: 2", "bit-exact", "adapter: "),
+    "dpo": ("reference_logprobs", "chosen_logprob", "is the chosen answer", "simpo"),
+    "grpo": ("refused: reward exact_answer is not calibrated", "true rate at most", "never trained on", "advantage", "against SFT"),
+}  # fmt: skip
+PICTURES = {"sft": 1, "dpo": 2, "grpo": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_notebook_of_a_method_trains_on_what_it_makes_itself(name: str, home, tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    book = nbformat.read(PROJECT / "notebooks" / f"{name}.ipynb", as_version=4)
+    for cell in _code(book):
+        cell.outputs, cell.execution_count = [], None
+    (parameters,) = (cell for cell in _code(book) if "parameters" in cell.metadata.get("tags", ()))
+    parameters.source = SMALL[name]
+    NotebookClient(book, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "\n".join(_text(output) for cell in _code(book) for output in cell.outputs)
+    for promised in METHODS[name]:
+        assert promised in said, promised
+    assert (
+        sum("image/png" in output.get("data", {}) for cell in _code(book) for output in cell.outputs) == PICTURES[name]
+    )
+    assert not home.home.exists(), "its data lives in a folder of its own"
+
+
 def _assert_row_is_followed(said: list[str]) -> None:
     """The row that is introduced is the one that an adapter was trained on; a dropped row reached none."""
     followed = next(ROW_ID.search(text) for text in said if "we follow" in text)
