@@ -175,11 +175,13 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--ranks", default="1", help="numbers of processes, with commas; several are also mixed in one run"
     )
+    parser.add_argument("--root", type=Path, help="set by the program itself")
     asked = parser.parse_args(words)
-    sizes = [int(size) for size in asked.ranks.split(",")]
+    if asked.root is None:
+        faulty.restart_on_a_copy(Path(tempfile.mkdtemp(prefix="faults-")), words)
+    sizes, root = [int(size) for size in asked.ranks.split(",")], asked.root
     faulty.preload()
     started, runs = time.monotonic(), []
-    root = Path(tempfile.mkdtemp(prefix="faults-"))
     place = Range(root, random.Random(asked.seed))
     place.prepare(sizes)
     kinds = [[size] for size in sizes] + ([sizes] if len(sizes) > 1 else [])

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ft_pipeline_tests.left_behind import store_of
 
 PLANTS = {
-    "model load": 1, "checks": 1, "resuming": 1, "forward": 60, "backward": 60, "optimizer step": 30, "evaluation": 8,
-    "checkpoint write": 6, "retention": 6, "publishing": 1,
+    "model load": 1, "checks": 1, "resuming": 1, "forward": 30, "backward": 30, "optimizer step": 15, "evaluation": 4,
+    "checkpoint write": 3, "retention": 3, "publishing": 1,
 }  # fmt: skip
 """What a trainer may be doing -> how often it does so at most before it is hit."""
 IMPORT_SECONDS = 4.0
@@ -26,6 +27,16 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONWARNINGS": "ignore",
 }  # fmt: skip
 POLL_SECONDS = 0.01
+
+
+def restart_on_a_copy(root: Path, words: Sequence[str]) -> NoReturn:
+    """This program over a copy of the code in `root`: code is part of what a run is made of, and somebody may be editing it."""
+    here, copy = Path(__file__).parents[1], root / "code"
+    for package in ("ft_pipeline", "ft_pipeline_tests"):
+        shutil.copytree(here / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    program = [sys.executable, "-m", "ft_pipeline_tests.faults", *words, "--root", str(root)]
+    os.chdir(copy)
+    os.execve(program[0], program, {**os.environ, "PYTHONPATH": str(copy)})
 
 
 def preload() -> None:
