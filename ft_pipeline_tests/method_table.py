@@ -107,7 +107,7 @@ def main(words: list[str]) -> int:
     page = table(passed)
     PAGE.write_text(page, encoding="utf-8")
     print(page)
-    return int("FAILED" in page)
+    return int("| FAILED" in page)
 
 
 if __name__ == "__main__":

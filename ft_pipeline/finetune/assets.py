@@ -68,7 +68,12 @@ def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     house.catalog.set_head(key, "checkpoints", artifact, run_id=context.run.run_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
-        metadata={**_place(house, artifact), **_curve(house, artifact), **_policy(house, artifact), "reused": dg.MetadataValue.bool(reused)},
+        metadata={
+            **_place(house, artifact),
+            **_curve(house, artifact),
+            **_policy(house, artifact),
+            "reused": dg.MetadataValue.bool(reused),
+        },
         check_results=[_check(artifact), _certificate(artifact)],
     )
 

@@ -29,8 +29,8 @@ from ft_pipeline.finetune.artifact import (
     MODEL_WEIGHTS,
     Completion,
 )  # fmt: skip
-from ft_pipeline.finetune.guards import Drift
 from ft_pipeline.finetune.compatibility import warning
+from ft_pipeline.finetune.guards import Drift
 from ft_pipeline.finetune.metrics import Metrics, Mirror, next_attempt
 from ft_pipeline.finetune.ranks import run_alone_or_ranked
 from ft_pipeline.finetune.resume_proof import write_certificate

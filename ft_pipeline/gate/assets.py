@@ -5,7 +5,7 @@ import warnings
 import dagster as dg
 
 from ft_pipeline.gate.artifact import FOREST, EvalReport, read_report
-from ft_pipeline.gate.evaluation import evaluation_job, publish_suites
+from ft_pipeline.gate.evaluation import evaluation_job, publish_suites, refuse_scores
 from ft_pipeline.gate.figures import as_markdown
 from ft_pipeline.gate.page import check_description, gate_facts, gate_table, next_steps
 from ft_pipeline.partitions import ADAPTER, BASE_MODEL, CURATED_DATASET, EVAL_REPORT, recipes
@@ -33,7 +33,9 @@ def eval_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Evaluates the newest adapter of the model line on the base model as it is now."""
     house: House = context.resources.house
     key = context.partition_key
-    gate = house.recipe(key).gate
+    recipe = house.recipe(key)
+    refuse_scores(recipe)
+    gate = recipe.gate
     heads = {"adapter": "adapter", "base": "base_model", "curated": "curated_dataset"}
     parents = {role: house.catalog.head(key, asset) for role, asset in heads.items()}
     parents |= publish_suites(gate, house.store, house.settings)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import RecipeError, UserError
 from ft_pipeline.gate.benchmarks import CHOICES, SAFETY, publish_suite
 from ft_pipeline.gate.policy import Policy, policy_json, read_policy
-from ft_pipeline.recipe import Gate, identity
+from ft_pipeline.recipe import Gate, Recipe, identity
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.fingerprint import code_digest, sha256_file, sha256_json
@@ -57,6 +57,16 @@ def report_spec(gate: Gate, parents: Mapping[str, Ref]) -> Spec:
     return Spec(
         kind="eval_report", config=report_config(gate, read_policy(gate.policy)), parents=dict(parents), code=_code()
     )
+
+
+def refuse_scores(recipe: Recipe) -> None:
+    """Raises RecipeError for a reward model: it gives numbers, and every gate here judges written answers."""
+    if recipe.finetune.method == "reward":
+        raise RecipeError(
+            f"{recipe.key} trains a reward model, and the gate judges written answers",
+            why="A score is no answer: nothing was measured, and nothing is registered.",
+            cure="its accuracy on the validation pairs is on the page of checkpoints; use the adapter by its digest",
+        )
 
 
 def evaluation_job(

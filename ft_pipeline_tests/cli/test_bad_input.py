@@ -61,7 +61,7 @@ def test_a_file_in_which_every_row_is_bad(refused, finished_run):
 
 
 def test_a_single_row_leaves_nothing_to_measure(refused, finished_run):
-    refused(2, "of 1 kept rows", dataset__uri=rows_file(finished_run, json.dumps(road.question(1)) + "\n"))
+    refused(2, "of 1 valid rows", dataset__uri=rows_file(finished_run, json.dumps(road.question(1)) + "\n"))
 
 
 def test_a_dataset_that_is_another_than_it_is_called(refused, finished_run):

@@ -138,3 +138,14 @@ def _answered_by(gate, artifact, store):
     known = path.with_name("known.jsonl")
     known.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return replace(gate, policy="staging", benchmarks=(replace(gate.benchmarks[0], uri=f"file://{known}"),))
+
+
+def test_a_reward_model_is_not_judged_as_if_it_wrote() -> None:
+    from ft_pipeline.errors import RecipeError
+    from ft_pipeline.gate.evaluation import refuse_scores
+    from ft_pipeline.recipe import RewardModel
+    from ft_pipeline_tests import tiny
+
+    refuse_scores(tiny.recipe())
+    with pytest.raises(RecipeError, match="trains a reward model"):
+        refuse_scores(tiny.recipe(method="reward", reward=RewardModel()))
