@@ -46,7 +46,8 @@ class Settings:
     threads: int
     """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
     memory_gib: int
-    """FT_MEMORY_GIB: memory that curating may take in all processes. Default: 2."""
+    """FT_MEMORY_GIB: bounds the keys of all rows and the number of processes that examine them. Mapped files come on top and are given
+    back when memory is wanted. Default: 2."""
     processes: int
     """FT_PROCESSES: how many processes train together, one for each GPU. Default: 1."""
     sharding: str
