@@ -122,7 +122,11 @@ class Child:
         return rank < len(pids) and _send(pids[rank], number)
 
     def _ranks(self) -> list[int]:
-        return [int(p.read_text() or 0) for p in sorted(self.home.glob("rank-*.pid"))] if self.size > 1 else []
+        if self.size == 1:
+            return []
+        if self.popen is not None:  # interpreters of their own: found by their command line
+            return [pid for pid in _working_on(self.home) if pid != self.pid]
+        return [int(p.read_text() or 0) for p in sorted(self.home.glob("rank-*.pid"))]
 
 
 def launch(home: Path, size: int, shot: Any) -> Child:
@@ -265,6 +269,19 @@ def _send(pid: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _working_on(home: Path) -> list[int]:
+    """Processes of a trainer of this home."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            line = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
+        except OSError:
+            continue
+        if b"ft_pipeline.finetune.main" in line and f"{home}/".encode() in line:
+            found.append(int(process.name))
+    return found
 
 
 def _alive(pid: int) -> bool:

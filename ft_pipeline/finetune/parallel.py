@@ -18,6 +18,7 @@ from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune import sharding
 from ft_pipeline.finetune.recompute import recompute
 from ft_pipeline.settings import rank_here
+from ft_pipeline.workers.child import dying_with_parent_at_once
 from ft_pipeline.workers.job import Checkpointing, Placement
 
 BUCKET_ELEMENTS = 8 << 20
@@ -125,7 +126,8 @@ def join(placement: Placement) -> World:
     if placement.device == "cuda":
         torch.cuda.set_device(here.local_rank)
     backend = "cpu:gloo,cuda:nccl" if placement.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=here.rendezvous, rank=here.rank, world_size=here.size)
+    with dying_with_parent_at_once():
+        dist.init_process_group(backend, init_method=here.rendezvous, rank=here.rank, world_size=here.size)
     return World(
         rank=here.rank, size=here.size, sharded=placement.sharding == "fsdp", checkpointing=placement.checkpointing,
         control=dist.new_group(backend="gloo"),
