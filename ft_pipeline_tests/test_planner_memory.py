@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from ft_pipeline.errors import NotFoundError
 from ft_pipeline.planning.memory import GIB, Layout, memory, states
-from ft_pipeline.planning.shapes import PUBLIC, Shape, named_shape, public_shape, shape_of
+from ft_pipeline.planning.shapes import PUBLIC, Shape, public_shape, shape_of
 from ft_pipeline.recipe import Lora
 from ft_pipeline_tests import tiny
 
@@ -52,10 +51,8 @@ def test_variants_of_a_public_model_have_its_shape(uri, name):
     assert public_shape(uri) == (name, PUBLIC[name])
 
 
-def test_an_unknown_name_gets_the_nearest():
+def test_an_unknown_name_has_no_shape():
     assert public_shape("hf://Qwen/Qwen2.5-72B-Instruct") is None
-    with pytest.raises(NotFoundError, match=r"did you mean Llama-3\.1-8B"):
-        named_shape("Llama-3.1-8C")
 
 
 def test_a_config_of_another_form_has_no_shape():

@@ -24,7 +24,7 @@ from ft_pipeline.curate.language import language_identity
 from ft_pipeline.curate.ledger import Rows
 from ft_pipeline.curate.own_holdout import in_holdout
 from ft_pipeline.curate.write import write_curated
-from ft_pipeline.errors import DataError, RecipeError
+from ft_pipeline.errors import DataError, FtError, RecipeError
 from ft_pipeline.recipe import Curate, Dataset, Recipe, Source, identity
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.fingerprint import code_digest, sha256_json
@@ -36,7 +36,7 @@ ROOM = Path(__file__).parent
 HERE = Pool(1)
 UNHASHED = ("assets.py", "balance.py", "figures.py", "difference.py", "difference_rows.py", "__init__.py", "main.py")
 MIN_THRESHOLD = 0.5
-POLL_SECONDS = 0.5
+POLL_SECONDS, PATIENCE_SECONDS = 0.5, 3600
 SMALL_BYTES = 16 << 20
 """Below so many bytes no further process is started: starting one takes longer than the work."""
 
@@ -209,7 +209,14 @@ def _refuse_untrainable(decided: Fates) -> None:
 
 def _awaited(store: Store, spec: Spec) -> Artifact:
     """What the leading member of the team publishes from the same rows."""
+    until = time.monotonic() + PATIENCE_SECONDS
     while (found := store.find(spec)) is None:
+        if time.monotonic() > until:
+            raise FtError(
+                f"member 0 has not published the curated dataset in {PATIENCE_SECONDS} s",
+                why="It alone writes the files; all that it needs is in the team's folder.",
+                cure="start member 0 again: it goes on behind what is finished",
+            )
         time.sleep(POLL_SECONDS)
     return found
 

@@ -17,7 +17,7 @@ from ft_pipeline.curate.artifact import Reason
 from ft_pipeline.curate.benchmark_index import LONGEST, PREFIX_BITS, SHORTEST, SHORTEST_LINE, Index, open_index
 from ft_pipeline.curate.coverage import Found, Rule, Sequences, best_of, lines_of, matches_of
 from ft_pipeline.curate.flags import Action, Batch, Flag
-from ft_pipeline.curate.words import Words, unicode_version, words_of
+from ft_pipeline.curate.words import Words, words_of
 from ft_pipeline.recipe import Contamination
 from ft_pipeline.store.artifacts import Artifact
 
@@ -132,11 +132,6 @@ def open_contamination(config: Contamination, indexes: Sequence[Artifact | Path]
 def action_of(policy: Literal["off", "remove", "flag", "fail"]) -> Action:
     """What happens to a flagged row. Under `fail` rows stay as they are, because the run stops."""
     return "drop" if policy == "remove" else "note"
-
-
-def contamination_identity(indexes: Sequence[Artifact]) -> dict[str, Any]:
-    """What decides the flags besides the config and the code."""
-    return {"indexes": [[i.manifest.config["name"], i.ref.digest] for i in indexes], "unicode": unicode_version()}
 
 
 def _hit(index: Index, words: Words, found: Found) -> Hit:

@@ -1,4 +1,4 @@
-"""What was found, by benchmark item: the rows of `contamination.parquet`, and the sentence that stops a run under policy `fail`."""
+"""What was found, by benchmark item: the rows of `contamination.parquet`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.curate.artifact import CONTAMINATION_COLUMNS
-from ft_pipeline.errors import DataError
 
 MAX_ROW_IDS = 5
 NUMBERS = {"rows": "int64", "rows_trained": "int64", "bench_cov": "float64", "train_frac": "float64"}
@@ -48,19 +47,6 @@ def report(findings: Iterable[tuple[str, Mapping[str, Any]]], trained: Container
 def columns(items: Sequence[ItemReport]) -> dict[str, list[Any]]:
     """The report by column, as it is written."""
     return {name: [getattr(item, name) for item in items] for name in CONTAMINATION_COLUMNS}
-
-
-def contamination_error(items: Sequence[ItemReport], *, num_rows: int) -> DataError:
-    """What policy `fail` raises: how many rows hold how many items, and three of them."""
-    named = [
-        f"{json.loads(i.row_ids)[0]} holds {i.benchmark} {i.item_id} ({i.bench_cov:.0%}): {i.text[:80]!r}"
-        for i in items[:3]
-    ]
-    return DataError(
-        f"{num_rows:,} rows hold {len(items):,} benchmark items: " + "; ".join(named),
-        why="A model that was trained on a benchmark's items scores better on it than it is.",
-        cure="set the recipe's curate.contamination.policy to `remove`, or take these rows out at the source",
-    )
 
 
 def _item(key: tuple[str, str, str], rows: Mapping[str, Mapping[str, Any]], trained: Container[str]) -> ItemReport:

@@ -1,6 +1,6 @@
 """The outcome of examined blocks on disk, and all of them as one table that stays there: text and signatures are mapped, not loaded.
 
-In memory are about 90 bytes a row (keys, lengths, scores); a million rows are 90 MB.
+In memory are 149 bytes a row (keys, lengths, scores), 598 at the peak of comparing: measured at 300,000 rows.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from ft_pipeline.errors import DataError, RecipeError, UserError, did_you_mean
 from ft_pipeline.recipe import Contamination, Curate
 
 NUM_EXAMPLES = 3
-ROW_BYTES = 450
-"""Of one row while rows are compared, at its peak: 420 measured at 1 M rows."""
+ROW_BYTES = 600
+"""Of one row while rows are compared, at its peak: 598 measured at 300,000 rows."""
 PROCESS_BYTES = 400 << 20
-"""Of a process that examines: 360 MiB measured with blocks of 4 MiB, all filters on."""
+"""Of a process that examines blocks of 4 MiB: 390 MiB resident seen, with personal data, quality and contamination on."""
 
 
 def refuse_memory(num_rows: int, memory_gib: int) -> None:

@@ -39,15 +39,6 @@ def jaccard(left: set[str], right: set[str]) -> float:
     return shared / (len(left) + len(right) - shared)
 
 
-def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """A uint32 for every 5-gram of every text, repeats included, one text after the other; and how many each text has."""
-    padded = [text.ljust(SHINGLE, "\0") for text in texts]
-    offsets = np.r_[0, np.cumsum([len(text) for text in padded])]
-    hashes, _ = _shingle_hashes("".join(padded), offsets)
-    # the overwritten 5-grams at each text's end repeat its last one; the very last text has none
-    return hashes, np.diff(np.r_[offsets[:-1], len(hashes)])
-
-
 @cache
 def _permutations() -> tuple[np.ndarray, np.ndarray]:
     from datasketch import MinHash

@@ -8,7 +8,6 @@ are in 19% of 22,683 real rows, as words in 1.4%. 10 us a row of 480 characters.
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,11 +96,6 @@ def open_toxicity(words_path: Path) -> Words:
     return Words(tuple(sorted(words, key=lambda w: (-len(w), w))))
 
 
-def toxicity_identity(opened: Words) -> str:
-    """Digest of the words: order, case, blank lines and comments of the file do not change the outcome."""
-    return hashlib.sha256("\n".join(opened.words).encode()).hexdigest()
-
-
 def toxicity(
     batch: Batch, config: Toxicity, opened: Words | None, *, classifier: Classifier | None = None
 ) -> list[Flag]:
@@ -114,11 +108,6 @@ def toxicity(
         Flag(row=row, filter="toxicity", action=action, reason=Reason.TOXIC, evidence=evidence)
         for row, evidence in sorted(found, key=lambda item: item[0])
     ]
-
-
-def share_toxic(flags: Iterable[Flag], rows: int) -> float:
-    """Share of the rows that toxicity has flagged, in one batch; 0 without rows."""
-    return len({flag.row for flag in flags if flag.filter == "toxicity"}) / rows if rows else 0.0
 
 
 def _listed(batch: Batch, opened: Words) -> Iterable[tuple[int, dict[str, object]]]:

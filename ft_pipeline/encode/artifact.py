@@ -200,3 +200,15 @@ def _write_cache(path: Path, shards: Artifact, split: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The first special token that the template writes after an assistant's words."""
+    if not tokenizer.chat_template:
+        return None
+    mark = "endofturnmark"
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False)
+    after = tokenizer(text.rsplit(mark, 1)[-1], add_special_tokens=False)["input_ids"]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((i for i in after if i in special), None)

@@ -26,11 +26,11 @@ LOSSES = "losses.jsonl"
 COMPLETION, RESUME = "completion.json", "resume.json"
 RUNTIME = (
     "adapters.py",
-    "ahead.py",
     "attention.py",
     "batches.py",
     "boundary.py",
     "certificate.py",
+    "composing.py",
     "head.py",
     "loop.py",
     "main.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ft_pipeline.errors import Interrupted
-from ft_pipeline.finetune.ahead import Batches
 from ft_pipeline.finetune.checkpoint import Checkpoints, State
+from ft_pipeline.finetune.composing import Batches
 from ft_pipeline.finetune.meter import Meter
 from ft_pipeline.finetune.methods.method import Method
 from ft_pipeline.finetune.metrics import Metrics
@@ -49,7 +49,7 @@ class Run:
 
     @cached_property
     def batches(self) -> Batches:
-        """The micro-batches, composed ahead where the method says that a batch is a function of its items alone."""
+        """The micro-batches by number."""
 
         def read(micro: int) -> list[Any]:
             return [self.train[i] for i in self.schedule.windows_of(micro)]
@@ -89,7 +89,6 @@ def train(run: Run) -> State:
     try:
         return _trained(run)
     finally:
-        run.batches.close()
         run.saver.close()
 
 
@@ -97,8 +96,6 @@ def _trained(run: Run) -> State:
     run.world.spread(run.trainee)
     optimizer = _optimizer(run.trainee)
     state = _resumed(run, optimizer)
-    if getattr(run.method, "ahead", False):
-        run.batches.run_ahead(_numbers(run, state.step))
     stopping, due = run.world.agreed(run.stop.asked, False)
     while True:
         run.saver.look(state.step)
@@ -117,13 +114,6 @@ def _trained(run: Run) -> State:
         stopping, due = run.world.agreed(run.stop.asked, run.checkpoints.due(state.step))
         if due and not stopping and state.step < run.schedule.steps:
             _save(run, state, optimizer)
-
-
-def _numbers(run: Run, step: int) -> Iterator[int]:
-    """The micro-batches that this process will compute, from a step on."""
-    ranks = (run.world.rank, run.world.size)
-    for number in range(step, run.schedule.steps):
-        yield from mine(number, run.schedule.micros_per_step, ranks)
 
 
 def mean_loss(run: Run, items: Sequence[Any]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ft_pipeline.encode.artifact import Prompt, Window
+from ft_pipeline.encode.artifact import Prompt, Window, end_of_turn
 from ft_pipeline.finetune import attention
 from ft_pipeline.finetune.batches import Batch, batch_of
 from ft_pipeline.finetune.model import Trainee
@@ -178,16 +178,4 @@ def stop_ids(tokenizer: Any, model: Any) -> frozenset[int]:
     """Tokens that end an answer: end of text, what the generation config says, and what the template puts after a turn."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-    return frozenset(i for i in [*found, _end_of_turn(tokenizer)] if i is not None)
-
-
-def _end_of_turn(tokenizer: Any) -> int | None:
-    """The first special token that the template writes after an assistant's words."""
-    if not tokenizer.chat_template:
-        return None
-    mark = "endofturnmark"
-    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False)
-    after = tokenizer(text.rsplit(mark, 1)[-1], add_special_tokens=False)["input_ids"]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return next((i for i in after if i in special), None)
+    return frozenset(i for i in [*found, end_of_turn(tokenizer)] if i is not None)

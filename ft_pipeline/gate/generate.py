@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.encode.artifact import end_of_turn
 from ft_pipeline.errors import DataError
 from ft_pipeline.gate.samples import NotANumber
 
@@ -56,7 +57,7 @@ def stop_ids(tokenizer: Any, model: Any) -> set[int]:
     """Tokens that end an answer: end of text, what the generation config says, and what the template puts after a turn."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-    return {i for i in [*found, _end_of_turn(tokenizer)] if i is not None}
+    return {i for i in [*found, end_of_turn(tokenizer)] if i is not None}
 
 
 def batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -100,18 +101,6 @@ def _finite(logits: torch.Tensor) -> None:
             why="A model that gives no finite numbers is broken; no verdict can rest on it.",
             cure="look at the training's loss curve; retrain with a lower learning rate",
         )
-
-
-def _end_of_turn(tokenizer: Any) -> int | None:
-    """The first special token that the template writes after an assistant's words."""
-    if not tokenizer.chat_template:
-        return None
-    mark = "endofturnmark"
-    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False)
-    after = tokenizer(text.rsplit(mark, 1)[-1], add_special_tokens=False)["input_ids"]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return next((i for i in after if i in special), None)
 
 
 def _fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, model: Any) -> None:

@@ -117,16 +117,14 @@ def micros_per_step(found: Recipe) -> int:
 def _tried(ask: Ask) -> Iterator[Placed]:
     for name in [ask.gpu] if ask.gpu else ask.prices.gpus:
         for count in [ask.gpus] if ask.gpus else [n for n in COUNTS if micros_per_step(ask.found) % n == 0]:
-            for sharding in _shardings(ask.found, count):
+            for sharding in _shardings(count):
                 for checkpointing in get_args(Checkpointing):
                     yield place(ask, name, (count, sharding, checkpointing))
 
 
-def _shardings(found: Recipe, count: int) -> tuple[Sharding, ...]:
-    """What is worth a try: an adapter's states are small, so only the weights are worth sharding."""
-    if count == 1:
-        return ("none",)
-    return ("none", "fsdp") if found.finetune.lora else ("zero2", "fsdp", "zero3")
+def _shardings(count: int) -> tuple[Sharding, ...]:
+    """What runs: replicas where all states fit on each GPU, FSDP2 else. ZeRO is refused (finetune/compatibility.yaml)."""
+    return ("none",) if count == 1 else ("none", "fsdp")
 
 
 def _seconds(ask: Ask, gpu: Gpu, spot: tuple[int, Sharding, Checkpointing]) -> float:

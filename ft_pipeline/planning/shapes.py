@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.errors import NotFoundError, did_you_mean
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
@@ -123,13 +121,3 @@ def public_shape(uri: str) -> tuple[str, Shape] | None:
     bare = re.sub(r"-(instruct|chat|base|hf|it|v\d[\d.]*)\b", "", last)
     bare = ALIASES.get(bare, bare)
     return next(((name, shape) for name, shape in PUBLIC.items() if name.lower() == bare), None)
-
-
-def named_shape(name: str) -> tuple[str, Shape]:
-    """As public_shape. Raises NotFoundError with the nearest name."""
-    found = public_shape(name)
-    if found is None:
-        raise NotFoundError(
-            f"no public shape {name!r}: {did_you_mean(name, PUBLIC)}", cure="give a config.json instead"
-        )
-    return found

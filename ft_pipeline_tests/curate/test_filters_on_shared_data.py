@@ -13,7 +13,7 @@ from ft_pipeline.curate.flags import Batch
 from ft_pipeline.curate.language import language, open_language
 from ft_pipeline.curate.pii import pii
 from ft_pipeline.curate.quality import quality
-from ft_pipeline.curate.toxicity import open_toxicity, share_toxic, toxicity
+from ft_pipeline.curate.toxicity import open_toxicity, toxicity
 from ft_pipeline.recipe import Language, Pii, Quality, Toxicity
 
 
@@ -83,4 +83,5 @@ def test_languages_of_the_seed_tasks(shared_data):
 def test_the_bad_words_of_ldnoobw(shared_data):
     words = open_toxicity(shared_data / "ldnoobw/en")
     assert len(words.words) == 403
-    assert 0 < share_toxic(toxicity(gsm8k(shared_data), Toxicity(words="x"), words), 7473) < 0.002
+    toxic = {flag.row for flag in toxicity(gsm8k(shared_data), Toxicity(words="x"), words)}
+    assert 0 < len(toxic) / 7473 < 0.002

@@ -374,7 +374,7 @@ def test_more_rows_than_the_memory_holds_are_refused_with_the_setting_to_change(
     from ft_pipeline.curate import limits
     from ft_pipeline.errors import UserError
 
-    limits.refuse_memory(4_000_000, 2)
-    with pytest.raises(UserError, match=r"100,000,000 rows takes about 41.9 GiB, FT_MEMORY_GIB allows 2"):
+    limits.refuse_memory(3_500_000, 2)
+    with pytest.raises(UserError, match=r"100,000,000 rows takes about 55.9 GiB, FT_MEMORY_GIB allows 2"):
         limits.refuse_memory(100_000_000, 2)
     assert [limits.processes_within(8, gib) for gib in (1, 2, 64)] == [2, 5, 8]

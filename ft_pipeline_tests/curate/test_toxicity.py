@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.curate.flags import Batch
-from ft_pipeline.curate.toxicity import Words, masked, open_toxicity, share_toxic, toxicity, toxicity_identity
+from ft_pipeline.curate.toxicity import Words, masked, open_toxicity, toxicity
 from ft_pipeline.errors import DataError, NotFoundError
 from ft_pipeline.recipe import Toxicity
 
@@ -82,8 +82,6 @@ def test_many_findings_are_counted(words):
     flags = toxicity(text_batch("fine", "turnip " * 1000, "boot"), CONFIG, words)
     assert [f.row for f in flags] == [1] * 8 + [2]
     assert flags[0].evidence["found"] == 1000
-    assert share_toxic(flags, 3) == 2 / 3
-    assert share_toxic([], 0) == 0 == share_toxic([], 5)
 
 
 def test_lists_that_are_none(tmp_path):
@@ -95,13 +93,6 @@ def test_lists_that_are_none(tmp_path):
     (tmp_path / "bytes.txt").write_bytes(b"turnip\n\xff\xfe")
     with pytest.raises(DataError, match="not UTF-8"):
         open_toxicity(tmp_path / "bytes.txt")
-
-
-def test_identity_is_of_the_words_alone(tmp_path):
-    for name, text in {"a": "x\ny z\n", "b": "# c\nY  z\n\nX\nx\n", "c": "x\n"}.items():
-        (tmp_path / name).write_text(text)
-    a, b, c = (toxicity_identity(open_toxicity(tmp_path / name)) for name in "abc")
-    assert a == b != c
 
 
 class Classifier:

@@ -22,9 +22,6 @@ from ft_pipeline.store.artifacts import Artifact
 class Causal:
     """Next-token prediction on packed windows."""
 
-    ahead = False
-    """A batch is a function of its windows alone, so it may be made before its turn; off until it is measured not to cost speed."""
-
     def __init__(self, cache: Path, *, alpha: float = 0.0) -> None:
         """`cache`: folder in which windows are decoded once and then mapped, so that a dataset need not fit into memory.
 
