@@ -14,8 +14,8 @@ from ft_pipeline.store.manifest import Ref, Spec
 
 SAMPLES = "samples.parquet"
 ROOM = Path(__file__).parent
-CODE = ("arms.py", "benchmarks.py", "generate.py", "holdout.py", "probes.py", "safety.py", "samples.py", "scorer.py")
-"""The files that decide an answer."""
+CODE = ("arms.py", "benchmarks.py", "generate.py", "holdout.py", "probes", "safety.py", "samples.py", "scorer.py")
+"""The files and folders that decide an answer."""
 
 
 def baseline_spec(base: Ref, suite: Ref, identity: Mapping[str, Any]) -> Spec:

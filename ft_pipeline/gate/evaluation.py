@@ -86,5 +86,5 @@ def evaluation_job(
 
 
 def _code() -> str:
-    sources = sorted(p for p in ROOM.glob("*.py") if p.name not in NOT_EVALUATION)
+    sources = sorted(p for p in ROOM.rglob("*.py") if p.name not in NOT_EVALUATION)
     return sha256_json([code_digest(*sources), sha256_file(ROOM / "report.html.jinja")])

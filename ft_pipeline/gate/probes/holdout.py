@@ -1,0 +1,37 @@
+"""The recipe's own holdout as a probe: generated answers against references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ft_pipeline.gate import generate
+from ft_pipeline.gate.holdout import METRICS, Task, read_tasks
+from ft_pipeline.gate.probes.probe import Probe, Ticker, sample
+from ft_pipeline.gate.samples import Sample
+from ft_pipeline.store.artifacts import Artifact
+
+
+def holdout_probe(section: Mapping[str, Any], curated: Artifact, tokenizer: Any) -> Probe:
+    """Both arms write an answer to every holdout row that has one."""
+    tasks, skipped = read_tasks(curated)
+
+    def answer(model: Any, tick: Ticker) -> list[Sample]:
+        prompts = [_task_ids(tokenizer, t) for t in tasks]
+        said = generate.greedy(model, tokenizer, prompts, max_new_tokens=section["max_new_tokens"], tick=tick)
+        score = METRICS[section["metric"]]
+        return [
+            sample(t.id, (ids, tokenizer), reference=t.reference, output=text, score=score(t.reference, text))
+            for t, ids, text in zip(tasks, prompts, said, strict=True)
+        ]
+
+    return Probe(
+        name="holdout", kind="holdout", role="curated", identity=dict(section), num_questions=len(tasks), num_passes=len(tasks),
+        answer=answer, skipped=skipped,
+    )  # fmt: skip
+
+
+def _task_ids(tokenizer: Any, task: Task) -> list[int]:
+    if task.messages:
+        return generate.render(tokenizer, task.messages, task.tools)
+    return tokenizer(task.prompt)["input_ids"]
