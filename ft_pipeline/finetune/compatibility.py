@@ -44,7 +44,7 @@ class Verdict:
 
 def refuse_incompatible(recipe: Recipe, placement: Placement) -> Verdict:
     """The verdict on a run that may start. Raises RecipeError for one that the table or the number of processes forbids."""
-    _refuse_undivided(recipe.finetune, placement.processes)
+    _refuse_undivided(recipe.finetune, placement.world)
     cell = cell_of(recipe.finetune, placement)
     found = verdict(cell)
     if found.state == "refused":
@@ -58,7 +58,7 @@ def cell_of(section: Finetune, placement: Placement) -> Cell:
     return Cell(
         method=section.method,
         weights=_weights(section),
-        sharding="alone" if placement.processes == 1 else sharding,
+        sharding="alone" if placement.world == 1 else sharding,
         packing="rows" if section.method in EXAMPLES else "windows",
         attention=placement.device,
     )

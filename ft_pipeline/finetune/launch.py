@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from ft_pipeline.finetune.artifact import checkpoints_spec, refuse_misfit, refuse_unsupported
 from ft_pipeline.finetune.compatibility import refuse_incompatible
-from ft_pipeline.finetune.policies import policy_parents, refuse_ranks
+from ft_pipeline.finetune.policies import policy_parents
 from ft_pipeline.finetune.requirements import parent_jobs
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -59,7 +59,6 @@ def parents_made(
     refuse_unsupported(recipe)
     refuse_misfit(recipe.finetune, shards=parts["shards"], base=parts["base"])
     work, placement = where
-    refuse_ranks(recipe.finetune, placement.processes)
     store, home = shelf
     found = policy_parents(recipe.finetune, base=parts["base"], store=store, home=home, find=find)
     jobs = parent_jobs(recipe.finetune, parts=parts, find=find, work=work, placement=placement)

@@ -118,10 +118,10 @@ def join(placement: Placement) -> World:
     here = rank_here()
     if here is None:
         return World(checkpointing=placement.checkpointing)
-    if here.size != placement.processes:
+    if here.size != placement.world:
         raise RecipeError(
-            f"this is process {here.rank} of {here.size}, the placement says {placement.processes}",
-            cure="start as many processes as placement.processes",
+            f"this is process {here.rank} of {here.size}, the placement says {placement.world}",
+            cure="start as many processes as placement.processes times nodes",
         )
     if placement.device == "cuda":
         torch.cuda.set_device(here.local_rank)
