@@ -165,7 +165,8 @@ def in_fork(work: Callable[[], int | None], log: Path, *, wait: bool = True) -> 
 
 def _trainer(home: Path, path: Path, size: int, shot: Any) -> int:
     """What `python -m ft_pipeline.finetune.main job.json` does once it has imported everything."""
-    from ft_pipeline.finetune import main, preemption
+    from ft_pipeline.finetune import main
+    from ft_pipeline.workers import preemption
     from ft_pipeline.workers.child import run_child
 
     os.environ["FT_HOME"] = str(home)
@@ -178,10 +179,11 @@ def _trainer(home: Path, path: Path, size: int, shot: Any) -> int:
 
 def _forking_parent(home: Path, path: Path, shot: Any) -> Any:
     """The parent of several processes, which forks them instead of starting interpreters."""
-    from ft_pipeline.finetune import main, preemption
+    from ft_pipeline.finetune import main
     from ft_pipeline.finetune.ranks import Parent
     from ft_pipeline.finetune.status import with_status
     from ft_pipeline.settings import rank_environment
+    from ft_pipeline.workers import preemption
     from ft_pipeline.workers.child import run_child
     from ft_pipeline.workers.job import read_job
 

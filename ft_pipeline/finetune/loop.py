@@ -18,13 +18,13 @@ from ft_pipeline.finetune.methods.method import Method
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import Trainee
 from ft_pipeline.finetune.parallel import World
-from ft_pipeline.finetune.preemption import StopRequest
 from ft_pipeline.finetune.retention import best_step, stops_early
 from ft_pipeline.finetune.saving import Saver
 from ft_pipeline.finetune.schedule import Schedule, mine, noise_seed
 from ft_pipeline.finetune.sharding import load_optimizer, whole, whole_optimizer
 from ft_pipeline.finetune.watch import Micro, Spikes, refuse_not_finite, refuse_not_finite_validation, refuse_spike
 from ft_pipeline.workers.messages import log
+from ft_pipeline.workers.preemption import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)

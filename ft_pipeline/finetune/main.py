@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_pipeline.finetune.preemption import StopRequest, listen, stop_request
+from ft_pipeline.workers.preemption import StopRequest, listen, stop_request
 
 if __name__ == "__main__":
     listen()

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ft_pipeline.finetune.preemption import stop_request
 from ft_pipeline.finetune.status import RANKS, Status, read_status, with_status
 from ft_pipeline.settings import rank_environment, rank_here
 from ft_pipeline.workers.child import Body, die_with_parent, run_child
@@ -25,6 +24,7 @@ from ft_pipeline.workers.job import Job, read_job
 from ft_pipeline.workers.local import error_message
 from ft_pipeline.workers.messages import Mailbox
 from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED, STORAGE
+from ft_pipeline.workers.preemption import stop_request
 
 POLL_SECONDS = 0.05
 SETTLE_SECONDS = 5.0

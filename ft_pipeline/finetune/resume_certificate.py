@@ -22,12 +22,12 @@ from ft_pipeline.finetune.loop import Run, train
 from ft_pipeline.finetune.methods.method import Loss, Method
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import Trainee, load_trainee
-from ft_pipeline.finetune.preemption import StopRequest
 from ft_pipeline.finetune.resume_proof import Proof, not_run
 from ft_pipeline.finetune.schedule import Schedule
 from ft_pipeline.recipe_reinforce import PolicyMethod
 from ft_pipeline.store.files import write_atomic
 from ft_pipeline.workers.messages import ignore, log
+from ft_pipeline.workers.preemption import StopRequest
 
 STEPS, MICROS_PER_STEP, SAVE_EVERY = 6, 2, 2
 TOKENS = 192

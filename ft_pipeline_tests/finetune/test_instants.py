@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from ft_pipeline.errors import Interrupted
 from ft_pipeline.finetune import checkpoint
 from ft_pipeline.finetune.loop import train
-from ft_pipeline.finetune.preemption import StopRequest, listen, stop_request
+from ft_pipeline.workers.preemption import StopRequest, listen, stop_request
 from ft_pipeline_tests.runs import Asked, bytes_of, run_over
 
 INSTANTS = ["forward", "backward", "optimizer step", "evaluation", "checkpoint write"]

@@ -8,12 +8,12 @@ import sys
 import time
 
 from ft_pipeline.errors import Interrupted, StorageError, TrainingFailed
-from ft_pipeline.finetune.preemption import stop_request
 from ft_pipeline.finetune.ranks import run_alone_or_ranked
 from ft_pipeline.settings import rank_here
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.workers.job import Job
 from ft_pipeline.workers.messages import Mailbox, progress
+from ft_pipeline.workers.preemption import stop_request
 
 
 def body(job: Job, _store: Store, mailbox: Mailbox) -> None:

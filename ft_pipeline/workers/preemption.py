@@ -1,4 +1,4 @@
-"""A stop that loses nothing: SIGTERM or SIGINT sets a flag, the loop ends after the present step, saves and exits 75."""
+"""A stop that loses nothing: SIGTERM or SIGINT sets a flag, the work ends after the present step, saves and exits 75."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class StopRequest:
         self.asked = True
 
     def leave(self, before: str) -> NoReturn:
-        """Raises Interrupted on the way to the first step: nothing was computed that is not in a checkpoint."""
+        """Raises Interrupted where nothing was computed that is not kept: on the way to the first step, or right after saving."""
         self.asked = True
         raise Interrupted(
             f"stopped before {before}",
-            why="Nothing was trained since the last checkpoint.",
+            why="What was computed before is kept.",
             cure="run the same command again: it resumes",
         )
 
