@@ -53,12 +53,21 @@ def count_pairs(base: Sequence[float], adapter: Sequence[float]) -> Pairs:
     return Pairs(rows=len(base), gains=gains, losses=losses)
 
 
+def is_binary(scores: Sequence[float]) -> bool:
+    """True when every score is right or wrong, nothing between."""
+    return all(s in (0.0, 1.0) for s in scores)
+
+
 def tango(pairs: Pairs, confidence: float = 0.95) -> Interval:
     """Score interval of the difference of two paired shares (Tango 1998, Statistics in Medicine 17:891-908).
 
     Chosen because Wald's interval lets twice the nominal share of harmful adapters through at 3-6% discordance.
     """
-    z = _quantile(confidence)
+    return tango_at(pairs, _quantile(confidence))
+
+
+def tango_at(pairs: Pairs, z: float) -> Interval:
+    """Tango's interval of a critical value, where a look asks for more than the normal quantile."""
     return Interval(point=pairs.difference, low=_tango_low(pairs, z), high=-_tango_low(pairs.swapped, z))
 
 
