@@ -1,6 +1,7 @@
 """Intervals, tests and stopping rules behind the verdicts: pure functions of numbers. Every share is in [0, 1]."""
 
 # one address for every kind
+from ft_pipeline.gate.statistics.bootstrap import paired_bootstrap  # noqa: F401
 from ft_pipeline.gate.statistics.intervals import (  # noqa: F401
     DIGITS,
     Interval,
@@ -18,6 +19,12 @@ from ft_pipeline.gate.statistics.intervals import (  # noqa: F401
     tango_z,
 )
 from ft_pipeline.gate.statistics.order import order  # noqa: F401
+from ft_pipeline.gate.statistics.power import (  # noqa: F401
+    most_failures,
+    power_of_exact_rate,
+    power_of_non_inferiority,
+    rows_for_non_inferiority,
+)
 from ft_pipeline.gate.statistics.sequential import (  # noqa: F401
     Look,
     Plan,
@@ -29,3 +36,4 @@ from ft_pipeline.gate.statistics.sequential import (  # noqa: F401
     sequential_p,
     walk,
 )
+from ft_pipeline.gate.statistics.strata import Stratum, clustered, strata_table, stratified  # noqa: F401

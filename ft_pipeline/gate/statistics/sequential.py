@@ -8,6 +8,7 @@ Rowe 1969, JRSS A 132:235). For 500, 1k, 2k, 4k, 8k, 14,042 at 95% one-sided tha
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def crossing_probability(at: tuple[int, ...], critical: float) -> float:
     half = (critical - LOWEST_Z) / 2
     z, weights = LOWEST_Z + half * (nodes + 1), weights * half
     density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    for before, now in zip(at, at[1:], strict=False):
+    for before, now in itertools.pairwise(at):
         step = math.sqrt((now - before) / now)
         shift = (z[:, None] - z[None, :] * math.sqrt(before / now)) / step
         kernel = np.exp(-shift * shift / 2) / (math.sqrt(2 * math.pi) * step)
