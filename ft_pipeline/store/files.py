@@ -203,6 +203,22 @@ class Bucket:
             target.parent.mkdir(parents=True, exist_ok=True)
             self.filesystem.get_file(self.path(path), str(target))
 
+    def write(self, path: str, content: bytes) -> None:
+        """Puts bytes at a relative path, whole or not at all, over what was there."""
+        with clear_errors(f"writing {self.path(path)}"):
+            if self.is_local:
+                write_atomic(Path(self.path(path)), content)
+            else:
+                self.filesystem.pipe_file(self.path(path), content)
+
+    def remove(self, path: str) -> None:
+        """Deletes what is at or below a relative path, if anything is."""
+        try:
+            with clear_errors(f"deleting {self.path(path)}"):
+                self.filesystem.rm(self.path(path), recursive=True)
+        except FileNotFoundError:
+            return
+
     def create(self, path: str, content: bytes) -> None:
         """Puts bytes where nothing is. Where something is, that stays: read it to see who won.
 

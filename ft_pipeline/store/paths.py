@@ -18,6 +18,7 @@ ROOM_OF = {
     "adapter": "finetune",
     "eval_suite": "gate",
     "baseline": "gate",
+    "noise_floor": "gate",
     "eval_report": "gate",
     "registered_model": "register",
     "exported_model": "serve",
@@ -65,6 +66,11 @@ def resolve(uri: str, home: Path) -> str:
 def run_folder(work: Path, fingerprint: str) -> Path:
     """Where a training run keeps its checkpoints, log and lock until its artifact is published."""
     return work / "runs" / fingerprint
+
+
+def carried_folder(fingerprint: str) -> str:
+    """Below the store's root: what a run on other machines needs to go on, and what it says. Gone when its artifact is there."""
+    return f".runs/{fingerprint}"
 
 
 def sweep_folder(home: Path, name: str, digest: str) -> Path:

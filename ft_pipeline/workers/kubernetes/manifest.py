@@ -22,9 +22,10 @@ Manifest = dict[str, Any]
 RENDEZVOUS_PORT = 29400
 CONTAINER = "trainer"
 SPEC_FOLDER, CACHE_FOLDER = "/spec", "/cache"
-LAUNCHER = "ft_pipeline.workers.launcher"
+LAUNCHER = "ft_pipeline.workers.kubernetes.launcher"
 GENERATION, MARKET, FINGERPRINT = "ft-pipeline/generation", "ft-pipeline/market", "ft-pipeline/fingerprint"
 """Annotations of the Job."""
+WITHOUT_GPU = ("raw_dataset", "curated_dataset", "benchmark_index", "packed_shards")
 RETRIES_PER_INDEX = 3
 LOST_NODE_SECONDS = 30
 """Not 300, which the server adds: a training gang waits for the pod of a dead node."""
@@ -45,6 +46,7 @@ def manifests(
     Raises RecipeError for a GPU that the profile has no label for.
     """
     name = job_name(job)
+    placement = shape(job, placement)
     market = market or first_market(placement, profile)
     labels = {"app.kubernetes.io/managed-by": "ft-pipeline", "app.kubernetes.io/component": "trainer"}
     about = {"name": name, "namespace": profile.namespace, "labels": labels}
@@ -58,7 +60,7 @@ def manifests(
                 "labels": labels | _queue_labels(profile),
                 "annotations": {GENERATION: generation, MARKET: market, FINGERPRINT: job.spec.fingerprint},
             },
-            "spec": _job_spec(job, placement, profile, market=market),
+            "spec": _job_spec(job, placement, profile, market=market, generation=generation),
         },
         {
             "apiVersion": "v1",
@@ -80,13 +82,21 @@ def first_market(placement: Placement, profile: Profile) -> Market:
     return "spot" if placement.spot and profile.spot_label else "on-demand"
 
 
-def _job_spec(job: Job, placement: Placement, profile: Profile, *, market: Market) -> Manifest:
+def shape(job: Job, placement: Placement) -> Placement:
+    """The placement as the kind of job can use it: only training spreads over processes, only work on a model needs a GPU."""
+    if job.spec.kind == "checkpoints":
+        return placement
+    alone = replace(placement, nodes=1, processes=1, sharding="none")
+    return replace(alone, device="cpu", gpu=None) if job.spec.kind in WITHOUT_GPU else alone
+
+
+def _job_spec(job: Job, placement: Placement, profile: Profile, *, market: Market, generation: str) -> Manifest:
     template = {
         "metadata": {
             "labels": {"app.kubernetes.io/managed-by": "ft-pipeline", "app.kubernetes.io/component": "trainer"},
             "annotations": dict(profile.pod_annotations),
         },
-        "spec": _pod_spec(job, placement, profile, market=market),
+        "spec": _pod_spec(job, placement, profile, market=market, generation=generation),
     }
     return {
         "completionMode": "Indexed",
@@ -117,7 +127,7 @@ def _on_exit(action: str, *codes: int) -> Manifest:
     }
 
 
-def _pod_spec(job: Job, placement: Placement, profile: Profile, *, market: Market) -> Manifest:
+def _pod_spec(job: Job, placement: Placement, profile: Profile, *, market: Market, generation: str) -> Manifest:
     pod: Manifest = {
         "restartPolicy": "Never",
         "subdomain": job_name(job),
@@ -131,7 +141,7 @@ def _pod_spec(job: Job, placement: Placement, profile: Profile, *, market: Marke
         },
         "tolerations": _tolerations(placement, profile, market=market),
         "affinity": _affinity(job, placement, profile, market=market),
-        "containers": [_container(job, placement, profile)],
+        "containers": [_container(job, placement, profile, generation=generation)],
         "volumes": [
             # the runtime's default of 64 MiB is too small for NCCL; counts against the memory limit
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{_shm_gib(placement, profile)}Gi"}},
@@ -145,7 +155,7 @@ def _pod_spec(job: Job, placement: Placement, profile: Profile, *, market: Marke
     return {key: value for key, value in pod.items() if value != {}}
 
 
-def _container(job: Job, placement: Placement, profile: Profile) -> Manifest:
+def _container(job: Job, placement: Placement, profile: Profile, *, generation: str) -> Manifest:
     several = placement.nodes > 1
     fabric = {name: str(count) for name, count in profile.fabric.items()} if several else {}
     devices, gpu = dict(fabric), placement.device == "cuda"
@@ -168,7 +178,7 @@ def _container(job: Job, placement: Placement, profile: Profile) -> Manifest:
         "name": CONTAINER,
         "image": profile.image,
         "command": [profile.python, "-m", LAUNCHER],
-        "args": _arguments(job, placement, profile),
+        "args": _arguments(job, placement, profile, generation=generation),
         # the last lines of the log become the pod's message when it wrote none
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "env": [{"name": name, "value": variables[name]} for name in sorted(variables)]
@@ -194,7 +204,7 @@ def _shm_gib(placement: Placement, profile: Profile) -> int:
     return profile.shm_gib_per_process * placement.processes if placement.device == "cuda" else 1
 
 
-def _arguments(job: Job, placement: Placement, profile: Profile) -> list[str]:
+def _arguments(job: Job, placement: Placement, profile: Profile, *, generation: str) -> list[str]:
     """Of the launcher. $(JOB_COMPLETION_INDEX) expands in arguments, not in the value of another variable (measured)."""
     name = job_name(job)
     return [
@@ -205,6 +215,7 @@ def _arguments(job: Job, placement: Placement, profile: Profile) -> list[str]:
         f"--address={name}-$(JOB_COMPLETION_INDEX).{name}",
         f"--shutdown-seconds={profile.shutdown_seconds}",
         f"--folder={CACHE_FOLDER}/run",
+        f"--generation={generation}",
         job.module,
         f"{SPEC_FOLDER}/job.json",
     ]
