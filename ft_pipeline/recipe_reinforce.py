@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ft_pipeline.recipe_data import STRICT
 
-PolicyMethod = Literal["grpo", "dr_grpo", "dapo", "gspo", "bnpo", "rloo", "remax", "on_policy_distill", "kdrl"]
+PolicyMethod = Literal["grpo", "dr_grpo", "dapo", "gspo", "bnpo", "rloo", "remax", "ppo", "on_policy_distill", "kdrl"]
 """Methods of this section."""
 
 
@@ -66,8 +66,37 @@ class Guards:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Critic:
+    """ppo (arXiv 1707.06347): what its value head learns, and how it tells how good each token was."""
+
+    __pydantic_config__ = STRICT
+    discount: float = 1.0
+    """gamma: worth of a reward one token later. 1: a right answer is worth the same however long it is."""
+    decay: float = 0.95
+    """lambda of generalized advantages (arXiv 1506.02438). 1 trusts the rewards alone, 0 the value head alone."""
+    value_weight: float = 0.1
+    """Of the value loss beside the policy's: head and policy share their layers."""
+    value_clip: float | None = 0.2
+    """How far a value may move from the one at sampling before its loss stops falling; null does not clip."""
+    entropy_weight: float = 0.0
+    """Of the entropy of each token's distribution, which is kept high; 0 does not."""
+    whiten: bool = True
+    """Advantages of a micro-batch with mean 0 and deviation 1 (arXiv 1909.08593)."""
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"critic.{name} {getattr(self, name)} must be between 0 and 1")
+        for name in ("value_weight", "entropy_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"critic.{name} {getattr(self, name)} must be at least 0")
+        if self.value_clip is not None and not 0 < self.value_clip < math.inf:
+            raise ValueError(f"critic.value_clip {self.value_clip} must be above 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reinforce:
-    """Completions are sampled from the policy itself, scored, and used for one update: a rollout is a micro-batch."""
+    """Completions are sampled from the policy itself, scored, and used for one or some updates: a rollout is a micro-batch."""
 
     __pydantic_config__ = STRICT
     max_new_tokens: int
@@ -82,6 +111,10 @@ class Reinforce:
     clip_low: float | None = None
     clip_high: float | None = None
     """How far the ratio of training to sampling probability counts, below and above 1. Left out: the method's own."""
+    updates_per_rollout: int = 1
+    """Optimizer steps on each rollout (mu of 2402.03300). From the second on the ratio departs from 1, and the clip holds it."""
+    critic: Critic | None = None
+    """ppo alone. Left out: the habits of Critic."""
     overlong_tokens: int | None = None
     """The last so many of max_new_tokens cost up to 1 (2503.14476, eq. 13). Left out: a fifth for dapo, else none."""
     resamples: int | None = None
@@ -97,6 +130,8 @@ class Reinforce:
             raise ValueError(
                 f"max_new_tokens {self.max_new_tokens} and completions {self.completions} must be at least 1"
             )
+        if self.updates_per_rollout < 1:
+            raise ValueError(f"updates_per_rollout {self.updates_per_rollout} must be at least 1")
         for name in ("temperature", "kl_weight", "clip_low", "clip_high", "teacher_weight"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:

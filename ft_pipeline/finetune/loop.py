@@ -14,6 +14,7 @@ from ft_pipeline.errors import Interrupted
 from ft_pipeline.finetune.checkpoint import Checkpoints, State
 from ft_pipeline.finetune.composing import Batches
 from ft_pipeline.finetune.meter import Meter
+from ft_pipeline.finetune.methods.memory import memory_of, recall
 from ft_pipeline.finetune.methods.method import Method
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import Trainee
@@ -25,6 +26,9 @@ from ft_pipeline.finetune.sharding import load_optimizer, whole, whole_optimizer
 from ft_pipeline.finetune.watch import Micro, Spikes, refuse_not_finite, refuse_not_finite_validation, refuse_spike
 from ft_pipeline.workers.messages import log
 from ft_pipeline.workers.preemption import StopRequest
+
+MEMORY = "memory"
+"""Beside the optimizer's state: what the method remembers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,8 @@ def _trained(run: Run) -> State:
     run.world.spread(run.trainee)
     optimizer = _optimizer(run.trainee)
     state = _resumed(run, optimizer)
+    # a model of which every weight is trained is loaded in eval mode, and no validation precedes the first step of most resumes
+    run.trainee.model.train()
     stopping, due = run.world.agreed(run.stop.asked, False)
     while True:
         run.saver.look(state.step)
@@ -144,9 +150,11 @@ def _optimizer(trainee: Trainee) -> torch.optim.AdamW:
 def _resumed(run: Run, optimizer: torch.optim.Optimizer) -> State:
     newest = run.checkpoints.newest_whole()
     if newest is None:
+        recall(run.method, run.trainee, step=0, memory={})
         return State()
     state, tensors, saved = run.checkpoints.load(newest)
     run.trainee.load(tensors)
+    recall(run.method, run.trainee, step=state.step, memory=saved.pop(MEMORY, {}))
     load_optimizer(optimizer, saved)
     run.metrics.resumed(state.losses)
     for entry in state.losses:
@@ -206,6 +214,8 @@ def _stop(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
 def _save(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     """All processes gather, one writes."""
     tensors, saved = run.trainee.live_tensors(), whole_optimizer(optimizer, keep=run.world.leads)
+    if memory := memory_of(run.method, state.step, run.world):
+        saved[MEMORY] = memory
     if run.world.leads:
         run.saver.save(state, tensors, saved)
     else:

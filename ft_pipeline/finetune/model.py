@@ -14,8 +14,9 @@ from ft_pipeline.finetune.adapters import with_lora
 from ft_pipeline.finetune.flops import Work
 from ft_pipeline.finetune.head import attach
 from ft_pipeline.finetune.quantize import quantize_projections
-from ft_pipeline.finetune.score import add_score, published
+from ft_pipeline.finetune.score import SCORED, add_score, published
 from ft_pipeline.finetune.sharding import like, whole
+from ft_pipeline.finetune.value_head import PREFIX, add_value_head, load_value_head, value_tensors
 from ft_pipeline.recipe import Finetune
 
 
@@ -40,8 +41,9 @@ class Trainee:
         return contextlib.nullcontext()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The trained tensors on the CPU under the names in which PEFT or transformers load them; tied ones once."""
-        return {name: t.to("cpu").contiguous() for name, t in self.live_tensors().items()}
+        """The trained tensors on the CPU under the names in which PEFT or transformers load them; tied ones once, no value head."""
+        live = self.live_tensors()
+        return {name: t.to("cpu").contiguous() for name, t in live.items() if not name.startswith(PREFIX)}
 
     def live_tensors(self) -> dict[str, torch.Tensor]:
         """The same where they are, changing as the run goes on: who saves them copies them first. Of a sharded run, gathered."""
@@ -57,14 +59,20 @@ class Trainee:
             tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
             drop = tied if getattr(self.model.config, "tie_word_embeddings", False) else set()
             found = {name: t for name, t in self.model.state_dict().items() if name not in drop}
-        if self.section.method == "reward":
+        if self.section.method in SCORED:
             found = published(found)
+        if self.section.method == "ppo":
+            found |= value_tensors(self.model)
         return {name: found[name].detach() for name in sorted(found)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Puts saved tensors back in place; of each, a process of a sharded run takes its slice."""
         there = self._slices()
         tensors = {name: like(there[name], tensor) for name, tensor in tensors.items()}
+        if self.section.method == "ppo":
+            load_value_head(
+                self.model, {name: tensors.pop(name) for name in sorted(tensors) if name.startswith(PREFIX)}
+            )
         if self.section.lora is not None:
             from peft import set_peft_model_state_dict
 
@@ -105,11 +113,13 @@ def trainee_of(model: Any, section: Finetune, *, device: str = "cpu", flat: bool
     # before LoRA draws its A matrices
     torch.manual_seed(section.seed)
     task = "CAUSAL_LM"
-    if section.method == "reward":
-        add_score(model)
-        task = "SEQ_CLS"
+    if section.method in SCORED:
+        add_score(model, section.method)
+        task = SCORED[section.method].task
     if section.lora is not None:
         model = with_lora(model, section.lora, task=task)
+    if section.method == "ppo":
+        add_value_head(model)
     return Trainee(model.to(device), section, device, flat)
 
 

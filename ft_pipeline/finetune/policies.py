@@ -18,7 +18,7 @@ Ratio = Literal["token", "sequence", "whole"]
 """Of training to sampling probability: of each token; the geometric mean of a completion's tokens; of the whole completion."""
 Count = Literal["completion", "token", "constant", "whole"]
 """What is averaged: completions by their mean token; all tokens alike; tokens / max_new_tokens; completions by their sum."""
-Baseline = Literal["group_normalized", "centred", "leave_one_out", "above_greedy", "none"]
+Baseline = Literal["group_normalized", "centred", "leave_one_out", "above_greedy", "critic", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Objective:
     overlong_share: float = 0.0
     """Of max_new_tokens: the end that is punished."""
     kl_in_reward: bool = False
-    """The divergence from the reference lowers the reward instead of being a part of the loss."""
+    """The divergence from the reference lowers the reward instead of being a part of the loss: of each token with a critic."""
     teacher: bool = False
     rewarded: bool = True
 
@@ -47,11 +47,12 @@ OBJECTIVES: Mapping[str, Objective] = {
     "bnpo": Objective(baseline="group_normalized", count="token"),
     "rloo": Objective(baseline="leave_one_out", ratio="whole", count="whole", kl_in_reward=True),
     "remax": Objective(baseline="above_greedy", ratio="whole", count="whole", kl_in_reward=True),
+    "ppo": Objective(baseline="critic", count="token", kl_in_reward=True),
     "on_policy_distill": Objective(baseline="none", count="token", teacher=True, rewarded=False),
     "kdrl": Objective(baseline="group_normalized", teacher=True),
 }
 """Papers: 2402.03300, 2503.20783, 2503.14476, 2507.18071, TRL's loss_type bnpo (tokens of the micro-batch), 2402.14740, 2310.10505,
-2306.13649 with its reverse KL, 2506.02208."""
+1707.06347 with the token rewards of 1909.08593, 2306.13649 with its reverse KL, 2506.02208."""
 SIBLINGS = ("group_normalized", "centred", "leave_one_out")
 """Baselines that are made of the other completions of a prompt."""
 TEACHER = "teacher_model"
@@ -86,6 +87,12 @@ def refuse_policy(section: Finetune) -> None:
             f"finetune.method {section.method} with reinforce.teacher {plan.teacher}",
             cure="the digest of a base_model artifact" if objective.teacher else "leave it out, or method: kdrl",
         )
+    if plan.critic is not None and objective.baseline != "critic":
+        raise RecipeError(
+            f"finetune.reinforce.critic belongs to ppo, not to {section.method}",
+            why="It would change nothing, and look as if it did.",
+            cure="leave it out, or method: ppo",
+        )
     _refuse_sampling(section, plan, objective)
 
 
@@ -103,21 +110,12 @@ def _refuse_sampling(section: Finetune, plan: Reinforce, objective: Objective) -
             cure="windows_per_micro equal to windows_per_step, or method: bnpo, which weighs those of a micro-batch",
         )
     unread = [] if objective.rewarded else ["kl_weight", "clip_low", "clip_high", "overlong_tokens", "resamples"]
+    if objective.baseline == "critic":
+        unread = ["resamples"]  # a prompt whose completions all have one reward teaches a critic too
     if given := next((name for name in unread if getattr(plan, name)), None):
         raise RecipeError(
             f"finetune.reinforce.{given} {getattr(plan, given)} changes nothing in {section.method}",
             cure="leave it out",
-        )
-
-
-def refuse_ranks(section: Finetune, ranks: int) -> None:
-    """Raises RecipeError for more than one process: each would stop sampling at another token, and wait for the others for ever."""
-    if is_policy(section) and ranks > 1:
-        raise RecipeError(
-            f"finetune.method {section.method} on {ranks} processes is not in this version",
-            why="Ranks that sample completions of different length make different numbers of forward passes, and sharded weights "
-            "are gathered in each.",
-            cure="one process",
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 
@@ -23,8 +23,9 @@ from ft_pipeline.finetune.methods.method import Loss, Method
 from ft_pipeline.finetune.metrics import Metrics
 from ft_pipeline.finetune.model import Trainee, load_trainee
 from ft_pipeline.finetune.resume_proof import Proof, not_run
+from ft_pipeline.finetune.rollout import Ask
 from ft_pipeline.finetune.schedule import Schedule
-from ft_pipeline.recipe_reinforce import PolicyMethod
+from ft_pipeline.recipe_reinforce import Reinforce
 from ft_pipeline.store.files import write_atomic
 from ft_pipeline.workers.messages import ignore, log
 from ft_pipeline.workers.preemption import StopRequest
@@ -34,6 +35,8 @@ TOKENS = 192
 """Of a window at most."""
 LOOKED_AT = 64
 """Items of which the shortest are taken, where they are no windows."""
+NEW_TOKENS, COMPLETIONS = 8, 4
+"""Of a policy's rollouts at most."""
 SMALL = {
     "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "head_dim": 16,
     "moe_intermediate_size": 64, "num_experts": 4, "num_local_experts": 4,
@@ -85,8 +88,6 @@ def certified(run: Run, *, base: Path, folder: Path) -> dict[str, Any]:
         return json.loads(path.read_bytes())
     if not run.schedule.section.resume_certificate:
         return not_run("the recipe says resume_certificate: false")
-    if run.schedule.section.method in get_args(PolicyMethod):
-        return not_run("the canary samples no rollouts")
     if not run.world.leads:
         return not_run("the leading process runs the canary")
     try:
@@ -106,15 +107,18 @@ def _canary(run: Run, base: Path, place: Path) -> Proof:
     small = min(2, source.windows_per_micro)
     section = replace(
         source, windows_per_micro=small, windows_per_step=MICROS_PER_STEP * small, epochs=1, on_loss_spike="warn",
-        evaluate_every_steps=None, early_stop_evaluations=None,
+        evaluate_every_steps=None, early_stop_evaluations=None, reinforce=_brief(source.reinforce),
     )  # fmt: skip
     folder = tiny_base(base, place / "base")
-    items = _short(run, STEPS * MICROS_PER_STEP * small)
+    updates = section.reinforce.updates_per_rollout if section.reinforce else 1
+    items = _short(run, STEPS // updates * MICROS_PER_STEP * small)
+    of_policy = getattr(run.method, "canary", None)
+    method = of_policy(section, folder) if of_policy else run.method
     draw, micros = random.Random(source.seed), STEPS * MICROS_PER_STEP  # noqa: S311 - no secret
     dies = draw.randrange(SAVE_EVERY * MICROS_PER_STEP + 1, micros - 4)
     resumed_at = (dies // MICROS_PER_STEP) // SAVE_EVERY * SAVE_EVERY * MICROS_PER_STEP
     stops = draw.randrange(dies + 1, micros - 1)
-    canary = _Canary(run, section, folder, items)
+    canary = _Canary(run, method, section, folder, items)
     whole = canary.train(place / "whole")
     for until in ({"dies_in": dies}, {"stops_in": stops - resumed_at}):
         canary.train(place / "killed", **until)
@@ -133,6 +137,7 @@ def _canary(run: Run, base: Path, place: Path) -> Proof:
 @dataclass(frozen=True)
 class _Canary:
     run: Run
+    method: Method
     section: Any
     base: Path
     items: Sequence[Any]
@@ -144,7 +149,7 @@ class _Canary:
         folder.mkdir(exist_ok=True)
         trainee = load_trainee(self.base, self.section, device=self.run.trainee.device)
         schedule, stop = Schedule(section=self.section, windows=len(self.items)), Interruption()
-        method = cast(Method, Doomed(self.run.method, self.run.stop, stop, **until))
+        method = cast(Method, Doomed(self.method, self.run.stop, stop, **until))
         made = Run(
             trainee=trainee, method=method, schedule=schedule, train=self.items, validation=(),
             stop=cast(StopRequest, stop),
@@ -163,7 +168,7 @@ class _Canary:
 
 
 def _compared(whole: tuple[Trainee, State], again: tuple[Trainee, State], scope: dict[str, Any]) -> Proof:
-    expected, found = whole[0].tensors(), again[0].tensors()
+    expected, found = whole[0].live_tensors(), again[0].live_tensors()
     same = all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
     if same and whole[1] == again[1]:
         return Proof(verdict="bit-exact", scope=scope)
@@ -212,15 +217,31 @@ def _shrink(config: Any) -> None:
         config.layer_types = kinds[: config.num_hidden_layers]
 
 
+def _brief(plan: Reinforce | None) -> Reinforce | None:
+    """Rollouts of a few short completions; where rollouts are kept, for a number of steps that no save falls in with."""
+    if plan is None:
+        return None
+    tokens, kept = min(plan.max_new_tokens, NEW_TOKENS), 1 if plan.updates_per_rollout == 1 else SAVE_EVERY + 1
+    return replace(
+        plan, max_new_tokens=tokens, completions=min(plan.completions, COMPLETIONS), updates_per_rollout=kept,
+        overlong_tokens=None if plan.overlong_tokens is None else min(plan.overlong_tokens, tokens),
+    )  # fmt: skip
+
+
 def _short(run: Run, count: int) -> list[Any]:
     """So many items with few tokens; repeated where there are not so many."""
     first = list(run.train[: min(LOOKED_AT, len(run.train))])
     # not isinstance: a pair is a window of two rows, and a cut one is no pair
     if type(first[0]) is Window:
         return list(islice(cycle([_cut(window) for window in first[:count]]), count))
-    sizes = {n: run.method.batch(run.trainee, [item]).tokens for n, item in enumerate(first)}
+    sizes = {n: _tokens(run, item) for n, item in enumerate(first)}
     shortest = sorted(sizes, key=lambda n: (sizes[n], n))[:count]
     return [first[n] for n in islice(cycle(shortest), count)]
+
+
+def _tokens(run: Run, item: Any) -> int:
+    """Of an item. Not by its batch for a prompt: that would sample completions from the real model."""
+    return len(item.ids) if isinstance(item, Ask) else run.method.batch(run.trainee, [item]).tokens
 
 
 def _cut(window: Window) -> Window:

@@ -65,13 +65,14 @@ def ask_of(prompt: Prompt) -> Ask:
 
 
 def side_by_side(items: Sequence[Any]) -> Sequence[Any]:
-    """Windows for the boundary check: of prompts, some packed as a training batch packs them; other items as they are."""
-    asks = [item for item in items[: PACKED * PACKED] if isinstance(item, Ask)]
+    """Windows for the boundary check: of single rows, some packed as a training batch packs them; other items as they are."""
+    # a window of the shards is packed already, even where it holds one row
+    asks = [item for item in items[: PACKED * PACKED] if type(item) is not Window and len(item.lengths) == 1]
     groups = [asks[start : start + PACKED] for start in range(0, len(asks), PACKED)]
     return [_packed(group) for group in groups] if groups else items
 
 
-def _packed(asks: Sequence[Ask]) -> Window:
+def _packed(asks: Sequence[Window]) -> Window:
     starts = np.cumsum([0, *(len(ask.ids) for ask in asks)]).tolist()
     return Window(
         ids=np.concatenate([ask.ids for ask in asks]), lengths=tuple(len(ask.ids) for ask in asks),
@@ -97,15 +98,24 @@ def sample(trainee: Trainee, prompts: Sequence[Sequence[int]], how: Sampling) ->
 @contextmanager
 def generating(trainee: Trainee) -> Iterator[None]:
     """Eval mode, and attention that reads a mask and a cache: packed attention has neither."""
+    with still(trainee):
+        if trainee.flat:
+            trainee.model.set_attn_implementation("sdpa")
+        try:
+            yield
+        finally:
+            if trainee.flat:
+                trainee.model.set_attn_implementation(attention.NAME)
+
+
+@contextmanager
+def still(trainee: Trainee) -> Iterator[None]:
+    """Eval mode: no dropout."""
     was_training = trainee.model.training
     trainee.model.eval()
-    if trainee.flat:
-        trainee.model.set_attn_implementation("sdpa")
     try:
         yield
     finally:
-        if trainee.flat:
-            trainee.model.set_attn_implementation(attention.NAME)
         trainee.model.train(was_training)
 
 

@@ -32,19 +32,30 @@ class Schedule:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
+        return self.draws * self.updates
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps on the same rows, one after the other: 1, and more where a policy keeps its rollouts."""
+        return self.section.reinforce.updates_per_rollout if self.section.reinforce else 1
+
+    @property
+    def draws(self) -> int:
+        """How often a step takes rows that the one before did not have."""
         return self.micros_per_epoch * self.section.epochs // self.micros_per_step
 
     @property
     def sampler_exhausted(self) -> bool:
         """True when what is left after the last step does not fill another one."""
-        left = self.micros_per_epoch * self.section.epochs - self.steps * self.micros_per_step
+        left = self.micros_per_epoch * self.section.epochs - self.draws * self.micros_per_step
         return self.steps > 0 and left < self.micros_per_step
 
     def ends_epoch(self, step: int) -> bool:
         """True before the first step, after the first step that reaches the end of an epoch, and after the last step."""
         if step in (0, self.steps):
             return True
-        before, after = ((s * self.micros_per_step) // self.micros_per_epoch for s in (step - 1, step))
+        drawn = ((s // self.updates) * self.micros_per_step for s in (step - 1, step))
+        before, after = (micros // self.micros_per_epoch for micros in drawn)
         return after > before
 
     def evaluates(self, step: int) -> bool:
@@ -54,11 +65,16 @@ class Schedule:
 
     def epoch(self, step: int) -> float:
         """Epochs consumed after a step."""
-        return step * self.micros_per_step / self.micros_per_epoch
+        return step / self.updates * self.micros_per_step / self.micros_per_epoch
 
     def windows_of(self, micro: int) -> Any:
         """Indices of the windows of a global micro-batch."""
-        return rows_of(micro, (self.windows, self.section.windows_per_micro), self.section.seed)
+        return rows_of(self.drawn(micro), (self.windows, self.section.windows_per_micro), self.section.seed)
+
+    def drawn(self, micro: int) -> int:
+        """Number among the micro-batches with rows of their own: the same for all updates on them."""
+        step, place = divmod(micro, self.micros_per_step)
+        return step // self.updates * self.micros_per_step + place
 
     def learning_rate(self, step: int) -> float:
         """Rate of the step that follows `step` finished ones: linear warm-up, then cosine or linear to 0, or constant."""

@@ -13,16 +13,16 @@ from ft_pipeline.errors import Interrupted, RecipeError
 from ft_pipeline.finetune.artifact import read_losses
 from ft_pipeline.finetune.loop import train
 from ft_pipeline.finetune.methods.method import method_of
-from ft_pipeline.finetune.policies import OBJECTIVES, refuse_policy, refuse_ranks
+from ft_pipeline.finetune.policies import OBJECTIVES, refuse_policy
 from ft_pipeline.finetune.rewards.calibrate import calibrate
 from ft_pipeline.finetune.rollout_store import read_rollouts, read_tax, rollouts_spec, shards
 from ft_pipeline.recipe import Finetune, Lora
-from ft_pipeline.recipe_reinforce import Reward
+from ft_pipeline.recipe_reinforce import Critic, Reward
 from ft_pipeline_tests import tiny
 from ft_pipeline_tests.finetune import policies
 
 NEVER = SimpleNamespace(asked=False)
-WHOLE = ("grpo", "remax", "kdrl")
+WHOLE = ("grpo", "remax", "ppo", "kdrl")
 """Also with every weight trained: the reference is a frozen copy then."""
 
 
@@ -220,6 +220,8 @@ def section_of(method: str, **changes) -> Finetune:
         ("kdrl", {}, "with reinforce.teacher None"),
         ("grpo", {"teacher": "ab"}, "with reinforce.teacher ab"),
         ("rloo", {"completions": 1}, "completions 1"),
+        ("grpo", {"critic": Critic()}, "critic belongs to ppo"),
+        ("ppo", {"resamples": 1}, "changes nothing"),
         ("dapo", {"windows_per_step": 8, "windows_per_micro": 4}, "windows_per_micro 4 of 8"),
         ("on_policy_distill", {"teacher": "ab", "rewards": (), "kl_weight": 0.1}, "changes nothing"),
     ],
@@ -227,13 +229,6 @@ def section_of(method: str, **changes) -> Finetune:
 def test_what_cannot_train_or_would_change_nothing_is_refused(method, changes, said):
     with pytest.raises(RecipeError, match=said):
         refuse_policy(section_of(method, **changes))
-
-
-def test_policies_train_in_one_process():
-    with pytest.raises(RecipeError, match="on 2 processes"):
-        refuse_ranks(section_of("grpo"), 2)
-    refuse_ranks(section_of("grpo"), 1)
-    refuse_ranks(tiny.recipe().finetune, 2)
 
 
 def _greedy(run):

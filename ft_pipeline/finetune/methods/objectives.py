@@ -36,6 +36,11 @@ def divergence(now: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return difference.exp() - difference - 1
 
 
+def entropies(logs: torch.Tensor) -> torch.Tensor:
+    """[N] nats, of log-probabilities [N, vocabulary]."""
+    return -(logs.exp() * logs).sum(dim=1)
+
+
 def counted(per_token: torch.Tensor, mask: torch.Tensor, *, count: Count, longest: int) -> torch.Tensor:
     """The mean over a micro-batch of a loss [S, T] (or [S, 1] for a whole completion): a scalar."""
     if count == "whole":

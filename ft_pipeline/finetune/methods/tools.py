@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,20 @@ from ft_pipeline.finetune.model import Trainee, load_trainee
 from ft_pipeline.finetune.policies import OBJECTIVES
 from ft_pipeline.finetune.rewards.calibrate import refuse_uncalibrated, rewards_by_role
 from ft_pipeline.finetune.rewards.function import Score, function_of
-from ft_pipeline.finetune.rollout import stop_ids
+from ft_pipeline.finetune.rollout import still, stop_ids
 from ft_pipeline.finetune.rollout_store import Rollouts
 from ft_pipeline.finetune.schedule import noise_seed
+from ft_pipeline.finetune.value_head import heard, values_of
 from ft_pipeline.recipe import Finetune
 from ft_pipeline.recipe_reinforce import Reinforce
 from ft_pipeline.store.artifacts import Artifact
 
 NEAR = 64
 """Micro-batches in which the number of the next one is looked for first: it is the next but after a resume."""
+
+
+MOST = 10_000_000
+"""A run of more is none."""
 
 
 @dataclass
@@ -52,6 +57,20 @@ class PolicyTools:
 
     def logits(self, trainee: Trainee, rows: Batch) -> torch.Tensor:
         """[N, vocabulary] in float32, divided by the temperature, before each completion token."""
+        return self.answers(trainee, rows)[0]
+
+    def answers(self, trainee: Trainee, rows: Batch, *, values: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits, and the values [N] of the same forward pass in float32; none ([0]) where they are not asked for."""
+        with heard(trainee.model) if values else nullcontext([]) as states:
+            logits = self._logits(trainee, rows)
+        if not values:
+            return logits, logits.new_zeros(0)
+        hidden = states[-1].flatten(0, -2)
+        if rows.segments is None:
+            hidden = hidden.index_select(0, rows.predict)
+        return logits, values_of(trainee.model, hidden)
+
+    def _logits(self, trainee: Trainee, rows: Batch) -> torch.Tensor:
         inputs: dict[str, Any] = {
             "input_ids": rows.input_ids, "position_ids": rows.position_ids, "attention_mask": None, "use_cache": False,
         }  # fmt: skip
@@ -67,21 +86,20 @@ class PolicyTools:
         if self.frozen is not None:
             yield self.frozen
             return
-        was_training = trainee.model.training
-        trainee.model.eval()
-        try:
-            with trainee.model.disable_adapter():
-                yield trainee
-        finally:
-            trainee.model.train(was_training)
+        with still(trainee), trainee.model.disable_adapter():
+            yield trainee
 
-    def write(self, seed: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the rollout of the micro-batch that the loop seeded with `seed`, once the run records."""
-        if self.rollouts is None or not self.rollouts.recording:
-            return
+    def micro(self) -> int:
+        """Number of the global micro-batch that the loop has seeded torch for."""
+        seed = torch.initial_seed()
         near = range(self._micro, self._micro + NEAR)
-        self._micro = next(n for n in chain(near, count()) if noise_seed(self.seed, n) == seed)
-        self.rollouts.write(self._micro, rows)
+        self._micro = next(n for n in chain(near, range(MOST)) if noise_seed(self.seed, n) == seed)
+        return self._micro
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the rollout of this micro-batch down, once the run records."""
+        if self.rollouts is not None and self.rollouts.recording:
+            self.rollouts.write(self.micro(), rows)
 
 
 def policy_tools(
@@ -113,6 +131,13 @@ def policy_tools(
         teacher=_frozen(teacher_model.folder, section, device) if objective.teacher and teacher_model else None,
         frozen=_frozen(base, section, device) if whole else None, rollouts=rollouts,
     )  # fmt: skip
+
+
+def tools_of_canary(tools: PolicyTools, section: Finetune, base: Path) -> PolicyTools:
+    """The same tools for a tiny base model: it is the reference and the teacher too, and nothing is written down."""
+    assert section.reinforce is not None
+    teacher, frozen = (there and _frozen(base, section, there.device) for there in (tools.teacher, tools.frozen))
+    return replace(tools, plan=section.reinforce, rollouts=None, teacher=teacher, frozen=frozen)
 
 
 def _frozen(folder: Path, section: Finetune, device: str) -> Trainee:
