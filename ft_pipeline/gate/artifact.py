@@ -11,13 +11,19 @@ from typing import Any, Literal
 
 from ft_pipeline.errors import IntegrityError
 from ft_pipeline.recipe import STRICT
+from ft_pipeline.store.fingerprint import sha256_json
 
 VERDICTS = "verdicts.json"
 SAMPLES = "samples.parquet"
 REPORT = "report.html"
 FOREST = "forest.png"
+RECERTIFICATION = "recertification.json"
+"""Of an adapter whose base moved: the verdict of gate/bump, beside the files that every report has."""
+RECERTIFIED_KIND = "recertification"
+JUDGED = frozenset({"adapter", "base", "old_base", "report", "old_report"})
+"""Roles of what is measured; the other parents of a report are what it is measured on."""
 
-Kind = Literal["holdout", "benchmark", "safety", "over_refusal"]
+Kind = Literal["holdout", "benchmark", "safety", "over_refusal", "judge", "preflight", "retain", "retain_safety"]
 
 
 class Verdict(StrEnum):
@@ -61,6 +67,22 @@ class GateResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Noise:
+    """How often the base differs from itself when it is asked again in batches of other shapes."""
+
+    __pydantic_config__ = STRICT
+    suite: str
+    rows: int
+    differing: int
+    """Answers with another score."""
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]."""
+        return self.differing / self.rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvalReport:
     """`verdicts.json`: the overall verdict and every gate behind it."""
 
@@ -70,6 +92,8 @@ class EvalReport:
     reason: str
     """The sentence that says which gate decided."""
     gates: tuple[GateResult, ...]
+    noise: Noise | None = None
+    """Of the engine that measured; None where nothing could be asked twice."""
 
     @property
     def passed(self) -> bool:
@@ -79,6 +103,11 @@ class EvalReport:
     def gate(self, name: str) -> GateResult:
         """The gate of a name. Raises KeyError."""
         return {g.name: g for g in self.gates}[name]
+
+
+def suite_sha256(parents: Mapping[str, Any]) -> str:
+    """Digest of everything that an adapter was measured on: suites and holdout. `parents`: role -> Ref."""
+    return sha256_json({role: ref.digest for role, ref in parents.items() if role not in JUDGED})
 
 
 def report_json(report: EvalReport) -> bytes:

@@ -12,6 +12,10 @@ CURES = {
     "holdout": "the task was not learnt: more or cleaner rows, more epochs, or a metric that fits the answers",
     "safety": "mix refusals of harmful requests into the data, or remove the rows that answer them",
     "over_refusal": "the data refuses too much: add harmless look-alikes with answers",
+    "judge": "the judge prefers the base's answers: read the lost comparisons; more or better rows, or fewer epochs",
+    "preflight": "it cannot be moved as it is: train the recipe again on the new base",
+    "retain": "the move cost it the task: go on serving the old base, and train again on the new one",
+    "retain_safety": "on the new base it refuses less: go on serving the old base, and train again with refusals in the data",
 }
 """Kind of gate -> what helps when it fails."""
 CURE_ERROR = "nothing could be measured: read the reason, mend the suite or the model, and run the recipe again"

@@ -9,7 +9,7 @@ from ft_pipeline.gate.policy import parse_policy, policy_json, policy_names, rea
 
 
 def test_the_policies_grow_stricter_and_only_those_of_one_machine_promote_by_themselves() -> None:
-    assert policy_names() == ["dev", "local", "production", "regulated", "staging"]
+    assert policy_names() == ["dev", "local", "production", "regulated", "spec", "staging"]
     assert [n for n in policy_names() if read_policy(n).auto_promote] == ["dev", "local"]
     dev, staging, production, regulated = (read_policy(n) for n in ("dev", "staging", "production", "regulated"))
     assert dev.decision == "point" and staging.decision == "ci"
@@ -21,6 +21,17 @@ def test_the_policies_grow_stricter_and_only_those_of_one_machine_promote_by_the
         assert (policy.minimum_rows, policy.safety_rate, policy.over_refusal_margin) == (200, 0.95, 0.05)
 
 
+def test_the_thresholds_of_the_specification_are_there_by_name() -> None:
+    spec = read_policy("spec")
+    assert (spec.decision, spec.warn_margin, spec.block_margin, spec.holdout_gain) == ("point", 0.02, 0.03, 0.05)
+    assert (spec.safety_rate, spec.judge_threshold, spec.sequential, spec.auto_promote) == (0.95, 0.5, False, False)
+
+
+def test_only_the_quick_policy_lets_a_person_overrule_safety_and_only_the_strictest_asks_for_a_judge() -> None:
+    assert [n for n in policy_names() if read_policy(n).safety_override == "allowed"] == ["dev"]
+    assert [n for n in policy_names() if "judge" in read_policy(n).required] == ["regulated"]
+
+
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(NotFoundError, match=r"did you mean staging\?"):
         read_policy("stagin")
@@ -28,7 +39,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"warn_margin": "2%"}, "warn_margin"), ({"warn_margin": 0.5}, "must not exceed block_margin"), ({"confidence": 95.0}, "confidence"),
-    ({"hedge": 1}, "hedge"), ({"required": ["vibes"]}, "required"),
+    ({"hedge": 1}, "hedge"), ({"judge_identical_low": 0.6}, "must hold .5"), ({"noise_limit": 2.0}, "noise_limit"), ({"safety_kind": "some"}, "safety_kind"), ({"required": ["vibes"]}, "required"),
 ])  # fmt: skip
 def test_a_wrong_policy_is_refused(change, said) -> None:
     with pytest.raises(RecipeError, match=said):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from ft_pipeline.gate import statistics as st
 from ft_pipeline.gate import verdicts
 from ft_pipeline.gate.artifact import Verdict
 from ft_pipeline.gate.policy import Policy, read_policy
@@ -181,3 +182,62 @@ def test_other_questions_cannot_be_compared() -> None:
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(NotANumber, match="question a"):
         paired([sample()], [sample(score=float("nan"))])
+
+
+def shuffled(gains: int, losses: int, rows: int) -> list[Pair]:
+    pairs = made(rows - gains - losses, gains, losses, 0)
+    return [pairs[i] for i in st.order([p.id for p in pairs], seed="run")]
+
+
+def test_a_benchmark_with_looks_is_decided_by_the_questions_that_were_asked() -> None:
+    sizes = {"mmlu": 14_042}
+    whole = verdicts.benchmarks([("mmlu", shuffled(420, 420, 14_042))], STAGING, sizes=sizes)[0]
+    rows = whole.facts["looks"][-1]["rows"]
+    asked = verdicts.benchmarks([("mmlu", shuffled(420, 420, 14_042)[:rows])], STAGING, sizes=sizes)[0]
+    assert whole == asked, "what was not asked changes nothing"
+    assert (asked.verdict, asked.rows, asked.facts["rows_planned"]) == (Verdict.PASS, rows, 14_042)
+    assert f"{rows:,} of 14,042 questions were enough to tell" in asked.reason and "500, 1,000" in asked.rule
+    assert asked.low == asked.facts["looks"][-1]["low"] > -0.02
+
+
+def test_looks_stop_a_broken_adapter_early_and_leave_an_unclear_one_open() -> None:
+    evidence = [("a", shuffled(40, 300, 2_000)), ("b", shuffled(60, 100, 2_000))]
+    broken, unclear = verdicts.benchmarks(evidence, STAGING, sizes={"a": 2_000, "b": 2_000})
+    assert broken.verdict is Verdict.FAIL and broken.rows == 500
+    assert unclear.verdict is not Verdict.PASS and unclear.rows == 2_000
+
+
+def test_a_point_policy_asks_everything_at_once_and_no_look_comes_before_the_least_rows() -> None:
+    assert [verdicts.looks_apply(p) for p in (STAGING, POINT, replace(STAGING, sequential=False))] == [
+        True,
+        False,
+        False,
+    ]
+    assert verdicts.looks_of(replace(STAGING, minimum_rows=900), 14_042, num_suites=1).looks[0] == 1_000
+
+
+def test_a_subject_that_was_forgotten_is_named() -> None:
+    pairs = [
+        replace(p, stratum="law" if 610 <= n < 620 or n < 30 else "art") for n, p in enumerate(made(600, 10, 10, 180))
+    ]
+    result = benchmark(pairs)
+    assert result.facts["subjects_flagged"] == ["law"] and "law fell by more than chance" in result.reason
+    assert result.facts["subjects"][0]["losses"] == 10 and len(result.facts["subjects"]) == 2
+    assert result.facts["stratified_low"] <= result.difference <= result.facts["stratified_high"]
+
+
+def test_questions_that_share_a_passage_count_less() -> None:
+    pairs = made(1_000, 20, 20, 960)
+    passages = {"race": [str(n // 20) for n in range(2_000)]}
+    alone, shared = benchmark(pairs), verdicts.benchmarks([("race", pairs)], STAGING, clusters=passages)[0]
+    assert alone.verdict is Verdict.PASS and shared.low < alone.low and shared.difference == alone.difference
+    one = verdicts.benchmarks([("race", pairs)], STAGING, clusters={"race": ["x"] * 2_000})[0]
+    assert one.verdict is Verdict.INCONCLUSIVE and one.low == -1
+
+
+def test_graded_benchmarks_are_judged_by_their_means() -> None:
+    pairs = [
+        replace(p, base_score=0.5, adapter_score=0.5 + (n % 2) * 0.02 - 0.01) for n, p in enumerate(made(400, 0, 0, 0))
+    ]
+    assert benchmark(pairs).verdict is Verdict.PASS
+    assert benchmark([replace(p, adapter_score=p.adapter_score - 0.1) for p in pairs]).verdict is Verdict.FAIL

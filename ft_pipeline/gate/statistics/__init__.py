@@ -36,4 +36,4 @@ from ft_pipeline.gate.statistics.sequential import (  # noqa: F401
     sequential_p,
     walk,
 )
-from ft_pipeline.gate.statistics.strata import Stratum, clustered, strata_table, stratified  # noqa: F401
+from ft_pipeline.gate.statistics.strata import Stratum, clustered, p_value_of, strata_table, stratified  # noqa: F401

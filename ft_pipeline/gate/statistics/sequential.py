@@ -54,14 +54,25 @@ class Look:
     """Score statistic at the margin: PASS from `pass_critical`, FAIL down to `-fail_critical`."""
 
 
-def looks(num_rows: int) -> tuple[int, ...]:
-    """The rows at which a suite of this size is looked at: 500, 1k, 2k, 4k, 8k as far as they fit, and all of it."""
-    return (*(n for n in FIXED_LOOKS if n <= LAST_GAP * num_rows), num_rows)
+def looks(num_rows: int, at_least: int = 0) -> tuple[int, ...]:
+    """The rows at which a suite of this size is looked at: 500, 1k, 2k, 4k, 8k as far as they fit, and all of it.
+
+    `at_least`: no look before so many rows, where a policy decides nothing on fewer.
+    """
+    return (*(n for n in FIXED_LOOKS if at_least <= n <= LAST_GAP * num_rows), num_rows)
 
 
-def plan(num_rows: int, *, margin: float, block_margin: float, confidence: float = 0.95, num_suites: int = 1) -> Plan:
+def plan(
+    num_rows: int,
+    *,
+    margin: float,
+    block_margin: float,
+    confidence: float = 0.95,
+    num_suites: int = 1,
+    at_least: int = 0,
+) -> Plan:
     """The plan of a suite. `num_suites`: how many of the report may FAIL; PASS needs all of them, so it pays nothing for that."""
-    at = looks(num_rows)
+    at = looks(num_rows, at_least)
     return Plan(
         looks=at, margin=margin, block_margin=block_margin, confidence=confidence,
         pass_critical=pocock(at, confidence), fail_critical=pocock(at, 1 - (1 - confidence) / num_suites),
@@ -89,7 +100,12 @@ def look_verdict(base: Sequence[float], adapter: Sequence[float], plan: Plan) ->
 
 
 def walk(base: Sequence[float], adapter: Sequence[float], plan: Plan) -> list[Look]:
-    """Every look up to the first that decides, or to the end of the scores: the last one holds the verdict."""
+    """Every look up to the first that decides, or to the end of the scores: the last one holds the verdict.
+
+    Raises ValueError when the scores end before the first look.
+    """
+    if len(base) < plan.looks[0]:
+        raise ValueError(f"{len(base)} rows are fewer than the first of the planned looks {plan.looks}")
     found: list[Look] = []
     for rows in (n for n in plan.looks if n <= len(base)):
         found.append(look_verdict(base[:rows], adapter[:rows], plan))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ft_pipeline.gate.statistics.intervals import Interval, holm, rounded
+from ft_pipeline.gate.statistics.intervals import Interval, count_pairs, holm, is_binary, p_value_below, rounded
 
 T = TypeVar("T")
 
@@ -61,6 +61,26 @@ def clustered(differences: Sequence[float], clusters: Sequence[str], confidence:
     error = math.sqrt(squares * len(groups) / (len(groups) - 1)) / num
     half = float(t.ppf(confidence, len(groups) - 1)) * error
     return Interval(point=mean, low=mean - half, high=mean + half)
+
+
+def p_value_of(
+    base: Sequence[float], adapter: Sequence[float], *, margin: float, clusters: Sequence[str] | None = None
+) -> float:
+    """p of "the true difference is at least -margin": Tango's for right and wrong, Student's for graded and clustered scores."""
+    from scipy.stats import t
+
+    if not clusters and is_binary(base) and is_binary(adapter):
+        return p_value_below(count_pairs(base, adapter), margin)
+    differences = [a - b for b, a in zip(base, adapter, strict=True)]
+    interval = clustered(differences, clusters or [str(n) for n in range(len(differences))])
+    degrees = (len(set(clusters)) if clusters else len(differences)) - 1
+    if not math.isfinite(interval.low):
+        return 1.0
+    error = (interval.point - interval.low) / float(t.ppf(0.95, degrees))
+    distance = interval.point + margin
+    if error == 0:
+        return 0.0 if distance < 0 else 1.0
+    return float(t.cdf(distance / error, degrees))
 
 
 def strata_table(base: Sequence[float], adapter: Sequence[float], strata: Sequence[str]) -> list[Stratum]:

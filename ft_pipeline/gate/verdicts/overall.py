@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.gate.artifact import EvalReport, GateResult, Verdict
+from ft_pipeline.gate.artifact import EvalReport, GateResult, Noise, Verdict
 from ft_pipeline.gate.policy import Policy
-from ft_pipeline.gate.wording import failed_by
+from ft_pipeline.gate.wording import failed_by, percent
 
 
 def broken(name: str, kind: Any, reason: str) -> GateResult:
@@ -36,3 +37,14 @@ def overall(gates: Sequence[GateResult], policy: Policy, *, name: str) -> EvalRe
         )  # fmt: skip
     reason = f"all {len(measured)} measured gates passed" if len(measured) > 1 else f"{measured[0].name} passed"
     return EvalReport(verdict=Verdict.PASS, policy=name, reason=reason, gates=tuple(gates))
+
+
+def with_noise(report: EvalReport, noise: Noise | None, policy: Policy) -> EvalReport:
+    """The report with the noise of its engine; an ERROR where the engine differs from itself by more than the policy allows."""
+    if noise is None or noise.share <= policy.noise_limit:
+        return replace(report, noise=noise)
+    reason = (
+        f"the base differed from itself on {noise.differing} of {noise.rows} questions of {noise.suite} when it was asked again in other "
+        f"batches; the policy allows {percent(policy.noise_limit)}: what is measured here is the engine"
+    )
+    return replace(report, noise=noise, verdict=Verdict.ERROR, reason=reason)
