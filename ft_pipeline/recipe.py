@@ -23,6 +23,7 @@ from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
 from ft_pipeline.recipe_data import (  # noqa: F401
     DATASET,
     NAME_RULE,
+    STEP_SEPARATOR,
     STRICT,
     BaseModel,
     Benchmark,

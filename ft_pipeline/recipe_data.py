@@ -8,9 +8,13 @@ from typing import Literal, get_args
 
 STRICT = {"extra": "forbid", "strict": True}
 PiiKind = Literal["email", "phone", "ip", "card", "iban", "ssn", "secret"]
-Layout = Literal["auto", "chat", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "rlvr", "text"]
+Layout = Literal[
+    "auto", "chat", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "rlvr", "stepwise", "text"
+]
 
 
+STEP_SEPARATOR = "\n"
+"""Of the steps of a solution; TRL's default."""
 DATASET = "dataset"
 """What the recipe's own dataset is called among its sources."""
 NAME_RULE = "lower-case letters, digits, - and _, at most 60"
@@ -208,3 +212,9 @@ class Encode:
     """Rows longer than a window. truncate: cut behind the mask; split: text and completions go on in further windows."""
     loss: Literal["assistant", "all"] = "assistant"
     seed: int = 0
+    step_separator: str = STEP_SEPARATOR
+    """Layout stepwise: written behind each step, whose label is read there. A process reward cuts completions at it."""
+
+    def __post_init__(self) -> None:
+        if not self.step_separator:
+            raise ValueError("step_separator is empty: no token would say where a step ends")

@@ -110,7 +110,7 @@ class Finetune:
     """How the weights change. A decision (learning rate, epochs, batch) has no default; a habit has one."""
 
     __pydantic_config__ = STRICT
-    method: Literal["sft", "cpt", "dpo", "simpo", "orpo", "kto", "reward", "distill", PolicyMethod]
+    method: Literal["sft", "cpt", "dpo", "simpo", "orpo", "kto", "reward", "process_reward", "distill", PolicyMethod]
     lora: Lora | None
     """`null` trains every weight."""
     learning_rate: float

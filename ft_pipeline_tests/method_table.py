@@ -23,6 +23,7 @@ RESUMES, POLICY = (
 RANKS = "test_parallel.py::test_two_processes_train_as_one_does"
 LOWERS = "test_loop.py::test_training_lowers_the_validation_loss_and_changes_what_it_should"
 SIGTERM = "test_parallel.py::test_sigterm_at_one_process_stops_both_after_the_same_step_and_they_resume_bit_for_bit"
+JUDGES = "test_process_reward.py::test_right_steps_are_told_from_wrong_ones"
 LEARNS = "test_policy_learns.py::test_the_rate_of_right_answers_rises"
 COLUMNS = ("improves its objective", "resumes bit for bit", "2 processes = 1")
 
@@ -41,6 +42,8 @@ ROWS: Mapping[tuple[str, str], tuple[Cell, Cell, Cell]] = {
     ("kto", "LoRA"): (("test_kto.py::test_wanted_answers",), (f"{RESUMES}[kto]",), (f"{RANKS}_by_every_method[kto",)),
     ("reward", "LoRA"): (("test_reward.py::test_the_accuracy_comes_near_one[True]",), (f"{RESUMES}[reward]",), (f"{RANKS}_by_every_method[reward",)),
     ("reward", "full"): (("test_reward.py::test_the_accuracy_comes_near_one[False]",), (f"{RESUMES}[reward full]",), ()),
+    ("process_reward", "LoRA"): ((f"{JUDGES}[True]",), (f"{RESUMES}[process_reward]",), (f"{RANKS}_by_every_method[process_reward",)),
+    ("process_reward", "full"): ((f"{JUDGES}[False]",), (f"{RESUMES}[process_reward full]",), ()),
     ("distill", "LoRA"): (("test_distill.py::test_the_divergence_falls[changes3",), (f"{RESUMES}[distill]",), ()),
     ("distill", "full"): (("test_distill.py::test_the_divergence_falls[changes0",), (), ()),
     **{

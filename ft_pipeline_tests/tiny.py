@@ -115,6 +115,18 @@ def labelled_rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def stepwise_rows(count: int) -> list[dict[str, Any]]:
+    """Solutions of two to four steps: a right one names a module, a wrong one only thinks so."""
+    rows = []
+    for i in range(count):
+        question = _exchange(4 * i, 0)[0]
+        labels = [(i * 7 + step * 5 + i // 3) % 11 < 6 for step in range(2 + i % 3)]
+        words = [WORDS[(i + 3 * step) % len(WORDS)] for step in range(len(labels))]
+        steps = [word if label else f"{word}, I think" for word, label in zip(words, labels, strict=True)]
+        rows.append({"prompt": [question], "steps": steps, "labels": labels})
+    return rows
+
+
 def publish_base(store: Store, folder: Path) -> Artifact:
     """The folder as a `base_model` artifact with `digests.json`, shaped as acquire publishes it."""
     names = sorted(p.name for p in folder.iterdir() if p.is_file())

@@ -29,7 +29,7 @@ ROW_COLUMNS = ("row_id", "shape", "content", "cluster", "origin", "source")
 content is canonical JSON by shape: chat {"messages": [{"role", "content", ("tool_calls", "tool_call_id", "name", "weight")}],
 ("tools")}; completion {"prompt", "completion"}; preference {"prompt": [messages], "chosen": [messages], "rejected": [messages],
 ("tools")}; kto {"prompt": [messages], "completion": [messages], "label": bool, ("tools")}; rlvr {"prompt": [messages],
-"answer": text, ("tools")}; text {"text"}.
+"answer": text, ("tools")}; stepwise {"prompt": [messages], "steps": [text], "labels": [bool], ("tools")}; text {"text"}.
 """
 LEDGER_COLUMNS = ("row_id", "origin", "action", "stage", "reason", "evidence", "excerpt")
 """All text. action: dropped or changed; evidence: JSON; excerpt: the first 160 characters of the row."""
@@ -45,7 +45,7 @@ CONTAMINATION_COLUMNS = (
 largest over the rows; row_ids: JSON, the first five; text: what stands in the first row. item_id is empty for text that so many
 items share that it names none."""
 
-Shape = Literal["chat", "completion", "preference", "kto", "rlvr", "text"]
+Shape = Literal["chat", "completion", "preference", "kto", "rlvr", "stepwise", "text"]
 EXCERPT_CHARACTERS = 160
 
 
@@ -68,6 +68,8 @@ class Reason(StrEnum):
     NOTHING_TO_TRAIN = "nothing_to_train"
     MISSING_PROMPT = "missing_prompt"
     SAME_ANSWERS = "same_answers"
+    EMPTY_STEP = "empty_step"
+    STEP_LABELS = "step_labels"
     TOOL_RESULT_WITHOUT_CALL = "tool_result_without_call"
     CONTROL_TOKEN = "control_token"  # noqa: S105
     NUL_CHARACTER = "nul_character"

@@ -19,7 +19,7 @@ class Comparable:
     """A row as the search for duplicates sees it."""
 
     frame: bytes
-    """16 bytes of shape, label and tools: rows of different frames are never duplicates, whatever their words."""
+    """16 bytes of shape, labels and tools: rows of different frames are never duplicates, whatever their words."""
     exact: bytes
     """sha256 of the normalised content."""
     prompt: str
@@ -36,7 +36,7 @@ class Comparable:
 def comparable(shape: str, content: Mapping[str, Any]) -> Comparable:
     """The row's keys and normalised texts."""
     asked, answered = _parts(shape, content)
-    frame = hashlib.sha256(f"{shape}/{content.get('label')}/".encode())
+    frame = hashlib.sha256(f"{shape}/{content.get('label', content.get('labels'))}/".encode())
     if content.get("tools"):
         frame.update(_canonical(content["tools"]))
     exact = hashlib.sha256(frame.digest())
@@ -72,6 +72,8 @@ def _parts(shape: str, content: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequ
         return content["prompt"], [*content["chosen"], {"role": "or", "content": ""}, *content["rejected"]]
     if shape == "kto":
         return content["prompt"], content["completion"]
+    if shape == "stepwise":
+        return content["prompt"], [{"role": "step", "content": step} for step in content["steps"]]
     if shape == "rlvr":
         return content["prompt"], ({"role": "answer", "content": content["answer"]},)
     turns = content["messages"]

@@ -23,7 +23,7 @@ CONTEXT = {
 }  # fmt: skip
 MEANINGS = {
     "row_id": "Name of the row, from the bytes it came as.",
-    "shape": "chat, completion, preference, kto, rlvr or text.",
+    "shape": "chat, completion, preference, kto, rlvr, stepwise or text.",
     "content": "The row in the one schema of its shape, canonical JSON.",
     "cluster": "Rows with near-equal prompts or texts share one, and one split.",
     "origin": "File and line in the raw dataset.",

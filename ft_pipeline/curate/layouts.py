@@ -20,6 +20,8 @@ PROMPTS = ("prompt", "question", "problem")
 """Of a row whose answer is checked, not learned."""
 ANSWERS = ("reward_model", "ground_truth", "answer", "solution")
 """What an answer is checked against, the most telling first: beside an `answer` the `solution` shows the way to it."""
+STEPS = ("completions", "steps")
+"""The steps of a solution: TRL's name, and the plain one."""
 HUMAN_ASSISTANT = re.compile(r"\n\n(Human|Assistant): ?")
 """How Anthropic/hh-rlhf writes a conversation into one string."""
 Row = Mapping[str, Any]
@@ -124,3 +126,15 @@ def verified_answer(row: Row) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     return text_of(value, path)
+
+
+def judged_steps(row: Row) -> tuple[list[str], list[bool]]:
+    """The steps of a solution and whether each is right, as they are in the row: their number is checked later. Raises Refused."""
+    path = next(key for key in STEPS if row.get(key) is not None)
+    for key in (path, "labels"):
+        if not isinstance(row[key], list):
+            raise refuse(Reason.WRONG_TYPE, key, row[key])
+    for place, label in enumerate(row["labels"]):
+        if not isinstance(label, bool):
+            raise refuse(Reason.WRONG_TYPE, f"labels[{place}]", label)
+    return [text_of(step, f"{path}[{place}]") for place, step in enumerate(row[path])], list(row["labels"])

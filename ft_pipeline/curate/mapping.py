@@ -14,6 +14,7 @@ KEYS = frozenset(
     {
         "messages", "conversations", "conversation", "system", "tools", "instruction", "input", "output", "history", "prompt", "completion",
         "response", "question", "answer", "query", "problem", "solution", "text", "chosen", "rejected", "label", "kto_tag", "ground_truth",
+        "completions", "steps", "labels",
     }
 )  # fmt: skip
 """What `normalize` reads."""

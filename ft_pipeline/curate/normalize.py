@@ -1,4 +1,4 @@
-"""Every layout that datasets come in becomes one of six shapes: chat, completion, preference, kto, rlvr, text."""
+"""Every layout that datasets come in becomes one of seven shapes: chat, completion, preference, kto, rlvr, stepwise, text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from ft_pipeline.curate.layouts import (
     CONVERSATIONS,
     PROMPT_COMPLETION,
     PROMPTS,
+    STEPS,
     alpaca_turns,
     asked,
     asked_and_answered,
     completed,
     conversation_key,
+    judged_steps,
     preference_sides,
     verified_answer,
     with_system,
@@ -74,6 +76,8 @@ def layout_of(row: Row) -> str | None:
     has = {key for key, value in row.items() if value is not None}
     if "chosen" in has and "rejected" in has:
         return "preference"
+    if _is_stepwise(row, has):
+        return "stepwise"
     if not has.isdisjoint(_TAGS) and _is_kto(row, has):
         return "kto"
     if not has.isdisjoint(ANSWERS) and _is_rlvr(row, has):
@@ -91,6 +95,12 @@ def layout_of(row: Row) -> str | None:
 
 _TAGS = frozenset({"label", "kto_tag"})
 _COMPLETIONS = frozenset({"completion", "response", "output"})
+
+
+def _is_stepwise(row: Row, has: set[str]) -> bool:
+    """A question, the steps of one solution, and a list of what each is worth."""
+    lists = any(isinstance(row.get(key), list) for key in STEPS)
+    return lists and isinstance(row.get("labels"), list) and not has.isdisjoint(PROMPTS)
 
 
 def _is_kto(row: Row, has: set[str]) -> bool:
@@ -135,6 +145,7 @@ _NEEDED: Mapping[str, tuple[set[str], ...]] = {
     "alpaca": ({"instruction", "output"},),
     "prompt_completion": tuple(set(pair) for pair in PROMPT_COMPLETION),
     "preference": ({"chosen", "rejected"},),
+    "stepwise": tuple({prompt, steps, "labels"} for prompt in PROMPTS for steps in STEPS),
     "text": ({"text"},),
 }
 
@@ -221,6 +232,12 @@ def _rlvr(row: Row) -> tuple[Shape, Content]:
     return "rlvr", {"prompt": with_system(row, prompt), "answer": verified_answer(row)}
 
 
+def _stepwise(row: Row) -> tuple[Shape, Content]:
+    key = next(key for key in PROMPTS if row.get(key) is not None)
+    steps, labels = judged_steps(row)
+    return "stepwise", {"prompt": with_system(row, asked(row[key], key)), "steps": steps, "labels": labels}
+
+
 def _text(row: Row) -> tuple[Shape, Content]:
     return "text", {"text": text_of(row["text"], "text")}
 
@@ -233,6 +250,7 @@ CONVERSIONS: Mapping[str, Callable[[Row], tuple[Shape, Content]]] = {
     "preference": _preference,
     "kto": _kto,
     "rlvr": _rlvr,
+    "stepwise": _stepwise,
     "text": _text,
 }
 

@@ -145,7 +145,7 @@ def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 FIXED_KEYS = frozenset(
     {
         "messages", "tools", "prompt", "completion", "chosen", "rejected", "text", "role", "content", "tool_calls",
-        "tool_call_id", "name", "weight", "reasoning_content", "answer", "label", "type", "function", "arguments", "id", "description", "parameters",
+        "tool_call_id", "name", "weight", "reasoning_content", "answer", "label", "steps", "labels", "type", "function", "arguments", "id", "description", "parameters",
     }
 )  # fmt: skip
 """Keys that the schema gives: not the dataset's words."""
@@ -194,6 +194,18 @@ def _rlvr_reason(content: Mapping[str, Any]) -> Rejection | None:
     return None if content["answer"].strip() else rejected(Reason.EMPTY_TEXT, "answer", content["answer"])
 
 
+def _stepwise_reason(content: Mapping[str, Any]) -> Rejection | None:
+    steps, labels = content["steps"], content["labels"]
+    if reason := _prompt_reason(content["prompt"]):
+        return reason
+    if len(steps) != len(labels):
+        return rejected(Reason.STEP_LABELS, "labels", f"{len(labels)} labels for {len(steps)} steps")
+    if not steps:
+        return rejected(Reason.EMPTY_STEP, "steps", steps)
+    empty = next((place for place, step in enumerate(steps) if not step.strip()), None)
+    return None if empty is None else rejected(Reason.EMPTY_STEP, f"steps[{empty}]", steps[empty])
+
+
 def _prompt_reason(prompt: Sequence[Turn]) -> Rejection | None:
     """Turns that the model is to answer."""
     if reason := _turns_reason(prompt, "prompt"):
@@ -216,6 +228,7 @@ RULES = {
     "preference": _preference_reason,
     "kto": _kto_reason,
     "rlvr": _rlvr_reason,
+    "stepwise": _stepwise_reason,
     "text": _text_reason,
 }
 

@@ -15,6 +15,7 @@ from ft_pipeline.encode.example_rows import (
     Pair,
     Prompt,
     Reference,
+    Stepwise,
     example_kind,
     labelled_at,
     mismatched,
@@ -22,6 +23,7 @@ from ft_pipeline.encode.example_rows import (
     read_pairs,
     read_prompts,
     read_reference,
+    read_stepwise,
 )
 from ft_pipeline.encode.reference import Measure, reference_job, reference_spec
 from ft_pipeline.recipe import Encode, identity
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Labelled", "Measure", "Pair", "Prompt", "Reference", "example_kind", "labelled_at", "mismatched", "read_labelled", "read_pairs",
-    "read_prompts", "read_reference", "reference_job", "reference_spec",
+    "Labelled", "Measure", "Pair", "Prompt", "Reference", "Stepwise", "example_kind", "labelled_at", "mismatched", "read_labelled", "read_pairs",
+    "read_prompts", "read_reference", "read_stepwise", "reference_job", "reference_spec",
 ]  # fmt: skip
 """Of example_rows.py and reference.py, for the rooms below: they may import this file only."""
 

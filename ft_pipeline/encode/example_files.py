@@ -1,4 +1,4 @@
-"""Pairs, labelled completions and prompts as Parquet files of `packed_shards`: written in batches, found by `trace`."""
+"""Pairs, labelled completions, prompts and judged steps as Parquet files of `packed_shards`: written in batches, found by `trace`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_examples(draft: Draft, split: str, rows: Iterable[Example], *, index: 
 def _schema(kind: type) -> Any:
     import pyarrow as pa
 
-    types = {"row_id": pa.string(), "answer": pa.string(), "label": pa.bool_()}
+    types = {"row_id": pa.string(), "answer": pa.string(), "label": pa.bool_(), "labels": pa.list_(pa.bool_())}
     return pa.schema([(name, types.get(name, pa.list_(pa.int32()))) for name in COLUMNS[kind]])
 
 

@@ -1,4 +1,4 @@
-"""Pairs, labelled completions and prompts, as they lie in `packed_shards`: the types, the columns, the readers."""
+"""Pairs, labelled completions, prompts and judged steps, as they lie in `packed_shards`: the types, the columns, the readers."""
 
 from __future__ import annotations
 
@@ -48,6 +48,17 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stepwise:
+    """A solution in steps, each right or wrong (`labels`). `ends`: place of the last token of each step in the completion."""
+
+    row_id: str
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    ends: Sequence[int]
+    labels: Sequence[bool]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
     """One row: by side (reference.SIDES) the summed log-probability of its trained tokens in nats, and of each of them in order."""
 
@@ -56,8 +67,13 @@ class Reference:
     tokens: dict[str, Sequence[float]]
 
 
-Example = Pair | Labelled | Prompt
-SHAPES: dict[str, type[Pair] | type[Labelled] | type[Prompt]] = {"preference": Pair, "kto": Labelled, "rlvr": Prompt}
+Example = Pair | Labelled | Prompt | Stepwise
+SHAPES: dict[str, type[Pair] | type[Labelled] | type[Prompt] | type[Stepwise]] = {
+    "preference": Pair,
+    "kto": Labelled,
+    "rlvr": Prompt,
+    "stepwise": Stepwise,
+}
 """Shape of a curated row -> what it becomes."""
 PAIR_COLUMNS = ("row_id", "prompt_ids", "chosen_ids", "rejected_ids", "chosen_spans", "rejected_spans")
 """Of a preference row: text, list<int32>...; spans are (start, end, start, end, ...) of trained tokens within the completion."""
@@ -65,11 +81,18 @@ LABELLED_COLUMNS = ("row_id", "prompt_ids", "completion_ids", "completion_spans"
 """Of a KTO row: text, list<int32>..., bool."""
 PROMPT_COLUMNS = ("row_id", "prompt_ids", "answer")
 """Of an RLVR row: text, list<int32>, text."""
-COLUMNS: dict[type, tuple[str, ...]] = {Pair: PAIR_COLUMNS, Labelled: LABELLED_COLUMNS, Prompt: PROMPT_COLUMNS}
+STEPWISE_COLUMNS = ("row_id", "prompt_ids", "completion_ids", "ends", "labels")
+"""Of a row with judged steps: text, list<int32>, list<int32>, list<int32>, list<bool>."""
+COLUMNS: dict[type, tuple[str, ...]] = {
+    Pair: PAIR_COLUMNS,
+    Labelled: LABELLED_COLUMNS,
+    Prompt: PROMPT_COLUMNS,
+    Stepwise: STEPWISE_COLUMNS,
+}
 
 
 def example_kind(shards: Artifact, split: str = "train") -> type | None:
-    """Pair, Labelled or Prompt; None when the split holds packed windows or nothing."""
+    """Pair, Labelled, Prompt or Stepwise; None when the split holds packed windows or nothing."""
     import pyarrow.parquet as pq
 
     names = _names(shards, split)
@@ -99,6 +122,12 @@ def read_prompts(shards: Artifact, split: str) -> Iterator[Prompt]:
         yield Prompt(**row)
 
 
+def read_stepwise(shards: Artifact, split: str) -> Iterator[Stepwise]:
+    """The rows with judged steps of a split in order. Raises DataError when it holds others."""
+    for row in _rows(shards, split, Stepwise):
+        yield Stepwise(**row)
+
+
 def labelled_at(shards: Artifact, split: str, place: int) -> Labelled:
     """The KTO row with this number in the split: one row group is read."""
     import pyarrow.parquet as pq
@@ -121,7 +150,8 @@ def _rows(shards: Artifact, split: str, kind: type) -> Iterator[dict[str, Any]]:
         if tuple(file.schema_arrow.names) != COLUMNS[kind]:
             raise DataError(
                 f"{name} holds the columns {', '.join(file.schema_arrow.names)}, not those of a {kind.__name__.lower()}",
-                why="Each method reads rows of one kind: sft and cpt windows, dpo pairs, kto labelled ones, grpo prompts.",
+                why="Each method reads rows of one kind: sft and cpt windows, dpo pairs, kto labelled ones, grpo prompts, "
+                "process_reward judged steps.",
                 cure="finetune.method that fits the dataset, or a dataset of the other layout",
             )
         for batch in file.iter_batches(batch_size=READ_ROWS):
@@ -172,20 +202,22 @@ def tokens_of(example: Example) -> int:
     """Tokens that a training step reads."""
     if isinstance(example, Pair):
         return 2 * len(example.prompt_ids) + len(example.chosen_ids) + len(example.rejected_ids)
-    return len(example.prompt_ids) + (len(example.completion_ids) if isinstance(example, Labelled) else 0)
+    return len(example.prompt_ids) + (0 if isinstance(example, Prompt) else len(example.completion_ids))
 
 
 def longest_of(example: Example) -> int:
     """Tokens of its longest sequence: the prompt with a completion."""
     completions = (
         (example.chosen_ids, example.rejected_ids) if isinstance(example, Pair)
-        else (example.completion_ids,) if isinstance(example, Labelled) else ()
+        else () if isinstance(example, Prompt) else (example.completion_ids,)
     )  # fmt: skip
     return len(example.prompt_ids) + max((len(c) for c in completions), default=0)
 
 
 def trained_of(example: Example) -> int:
-    """Tokens whose log-probability counts."""
+    """Tokens whose log-probability counts; of judged steps, the tokens where one is judged."""
+    if isinstance(example, Stepwise):
+        return len(example.ends)
     spans = (
         [*example.chosen_spans, *example.rejected_spans] if isinstance(example, Pair)
         else example.completion_spans if isinstance(example, Labelled) else []

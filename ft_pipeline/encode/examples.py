@@ -1,4 +1,4 @@
-"""Rows that are no windows: preference pairs (DPO), labelled completions (KTO) and prompts with an answer (RLVR), as token ids.
+"""Rows that are no windows: preference pairs (DPO), labelled completions (KTO), prompts with an answer (RLVR), judged steps; as token ids.
 
 A prompt and its completion are tokenised once, as one text, and cut where the completion begins: the ids are those of TRL's
 DPOTrainer (tested), but a prompt token that a completion's first letter merges with goes to the completion.
@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.encode.example_rows import SHAPES, Example, Labelled, Pair, Prompt, longest_of
+from ft_pipeline.encode.example_rows import SHAPES, Example, Labelled, Pair, Prompt, Stepwise, longest_of
 from ft_pipeline.encode.spans import Span, token_spans, trained_spans
 from ft_pipeline.encode.template import Rejected, Template
+from ft_pipeline.recipe import STEP_SEPARATOR
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,13 +29,14 @@ class _Drawn:
 
 
 def encode_examples(
-    template: Template, rows: Sequence[tuple[str, str, Mapping[str, Any]]], *, limit_tokens: int
-) -> list[Example | Rejected]:
+    template: Template, rows: Sequence[tuple[str, str, Mapping[str, Any]]], *, limit_tokens: int,
+    separator: str = STEP_SEPARATOR,
+) -> list[Example | Rejected]:  # fmt: skip
     """What becomes of rows (row_id, shape, content) of a curated dataset, in order. Longer than the limit is rejected.
 
-    A pair is never cut: what is behind the cut may be what was preferred.
+    A pair is never cut: what is behind the cut may be what was preferred. separator: goes behind each judged step.
     """
-    drawn = [_drawn(template, shape, content) for _, shape, content in rows]
+    drawn = [_drawn(template, shape, content, separator=separator) for _, shape, content in rows]
     found = iter(template.tokenised([text for d in drawn if isinstance(d, _Drawn) for text in d.texts]))
     made: list[Example | Rejected] = []
     for row, texts in zip(rows, drawn, strict=True):
@@ -46,9 +48,11 @@ def encode_examples(
     return made
 
 
-def _drawn(template: Template, shape: str, content: Mapping[str, Any]) -> _Drawn | Rejected:
+def _drawn(template: Template, shape: str, content: Mapping[str, Any], *, separator: str) -> _Drawn | Rejected:
     if shape not in SHAPES:
         return Rejected(reason="shape_not_trainable", evidence={"shape": shape, "cure": "method sft or cpt reads it"})
+    if shape == "stepwise":
+        return _in_steps(template, content, separator)
     names = {"preference": ("chosen", "rejected"), "kto": ("completion",), "rlvr": ()}[shape]
     prompt, completions = content["prompt"], [content[name] for name in names]
     if isinstance(prompt, str):
@@ -74,6 +78,18 @@ def _prompt(template: Template, prompt: Sequence[Mapping[str, Any]], tools: Any)
         return found
     text = _head(template, found[0], tools)
     return text if isinstance(text, Rejected) else _Drawn(texts=(text,), border=len(text))
+
+
+def _in_steps(template: Template, content: Mapping[str, Any], separator: str) -> _Drawn | Rejected:
+    """The prompt, the separator and each step without one: texts that are tokenised apart, as TRL's PRMTrainer did."""
+    head = _prompt(template, content["prompt"], content.get("tools"))
+    if isinstance(head, Rejected):
+        return head
+    steps = tuple(step.removesuffix(separator) for step in content["steps"])
+    if (place := next((n for n, step in enumerate(steps) if separator in step), None)) is not None:
+        cure = "another encode.step_separator: a reward cuts answers at it, and would find more steps here"
+        return Rejected(reason="separator_in_step", evidence={"step": place, "separator": separator, "cure": cure})
+    return _Drawn(texts=(*head.texts, separator, *steps), border=head.border)
 
 
 def _completed(template: Template, parts: tuple[Any, Any], tools: Any) -> _Drawn | Rejected:
@@ -118,6 +134,8 @@ def _example(
     bos, eos = (template.bos, [template.tokenizer.eos_token_id]) if drawn.written else ([], [])
     if shape == "rlvr":
         return Prompt(row_id=row_id, prompt_ids=[*bos, *found[0].ids], answer=content["answer"])
+    if shape == "stepwise":
+        return _stepwise(row_id, found, content["labels"])
     cut = _cut(found, drawn.border)
     if not (bos or cut):
         return Rejected(reason="empty_prompt", evidence={})
@@ -135,6 +153,16 @@ def _example(
         row_id=row_id, prompt_ids=prompt, chosen_ids=chosen, rejected_ids=rejected,
         chosen_spans=chosen_spans, rejected_spans=rejected_spans,
     )  # fmt: skip
+
+
+def _stepwise(row_id: str, found: Sequence[Any], labels: Sequence[bool]) -> Stepwise:
+    prompt, separator, *steps = (f.ids for f in found)
+    ids: list[int] = []
+    ends: list[int] = []
+    for step in steps:
+        ids += [*step, *separator]
+        ends.append(len(ids) - 1)
+    return Stepwise(row_id=row_id, prompt_ids=prompt, completion_ids=ids, ends=ends, labels=list(labels))
 
 
 def _cut(found: Sequence[Any], border: int) -> int:

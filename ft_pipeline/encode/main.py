@@ -28,8 +28,8 @@ from ft_pipeline.workers.messages import Mailbox, log
 from ft_pipeline.workers.startup import UNUSED_BY_A_TOKENIZER, hide
 
 BLOCKS = "blocks"
-EXAMPLE_SHAPES = frozenset({"preference", "kto", "rlvr"})
-"""Shapes that are not packed into windows: pairs, labelled answers, prompts."""
+EXAMPLE_SHAPES = frozenset({"preference", "kto", "rlvr", "stepwise"})
+"""Shapes that are not packed into windows: pairs, labelled answers, prompts, judged steps."""
 
 
 def body(job: Job, store: Store, mailbox: Mailbox) -> None:
@@ -63,7 +63,7 @@ def _publish_windows(job: Job, store: Store, parts: tuple[Artifact, Tools, Mailb
 
 
 def _publish_examples(job: Job, store: Store, parts: tuple[Artifact, Tools, Mailbox]) -> None:
-    """Publishes pairs, labelled answers or prompts."""
+    """Publishes pairs, labelled answers, prompts or judged steps."""
     curated, tools, mailbox = parts
     with store.publish(job.spec) as draft:
         reasons = write_example_files(draft, curated, (tools.template(), tools.section), listener=mailbox)

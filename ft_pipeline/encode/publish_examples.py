@@ -1,4 +1,4 @@
-"""A curated dataset of pairs, labelled completions or prompts as the files of `packed_shards`: streamed, with index, ledger, statistics, samples.
+"""A curated dataset of pairs, labelled completions, prompts or judged steps as the files of `packed_shards`: streamed, with index, ledger, statistics, samples.
 
 The tokenizer's own threads use the cores; rows are in memory by the thousand.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.encode.artifact import LEDGER, LEDGER_COLUMNS, ROWS, SAMPLE, SPLITS, STATISTICS
 from ft_pipeline.encode.example_files import Written, write_examples
-from ft_pipeline.encode.example_rows import Example, Labelled, Pair, longest_of
+from ft_pipeline.encode.example_rows import Example, Labelled, Pair, Stepwise, longest_of
 from ft_pipeline.encode.examples import encode_examples
 from ft_pipeline.encode.shards import TableFile
 from ft_pipeline.encode.spill import Draft as Notes
@@ -96,7 +96,9 @@ def _batch(rows: list[dict[str, Any]], split: str, work: Work) -> Iterator[Examp
 
     notes = Notes()
     content = [(row["row_id"], row["shape"], json.loads(row["content"])) for row in rows]
-    found = encode_examples(work.template, content, limit_tokens=work.section.window_tokens)
+    found = encode_examples(
+        work.template, content, limit_tokens=work.section.window_tokens, separator=work.section.step_separator
+    )
     for row, example in zip(rows, found, strict=True):
         if isinstance(example, Rejected):
             notes.note(row, "dropped", (example.reason, example.evidence))
@@ -193,6 +195,9 @@ def _decoded(template: Template, example: Example) -> list[dict[str, Any]]:
         }
     elif isinstance(example, Labelled):
         sides = {"wanted" if example.label else "unwanted": (example.completion_ids, example.completion_spans)}
+    elif isinstance(example, Stepwise):
+        judged = "".join("+" if label else "-" for label in example.labels)
+        sides = {f"steps {judged}": (example.completion_ids, [(end, end + 1) for end in example.ends])}
     else:
         sides = {"prompt": ([], [])}
     made = []

@@ -238,14 +238,14 @@ def _write(folder: Path, run: Run, trained: tuple[State, dict[str, torch.Tensor]
 
 def _write_model_config(folder: Path, run: Run) -> None:
     """The base model's own config with the type of the saved weights."""
-    from ft_pipeline.finetune.score import classifier_config
+    from ft_pipeline.finetune.score import SCORED, classifier_config
 
     base = Path(run.trainee.model.config._name_or_path)
     config = json.loads((base / MODEL_CONFIG).read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config["dtype"] = run.schedule.section.dtype
-    if run.schedule.section.method == "reward":
-        config = classifier_config(config)
+    if (name := run.schedule.section.method) in SCORED:
+        config = classifier_config(config, name)
     (folder / MODEL_CONFIG).write_text(json.dumps(config, sort_keys=True, indent=1))
     if (base / GENERATION_CONFIG).is_file():
         shutil.copyfile(base / GENERATION_CONFIG, folder / GENERATION_CONFIG)

@@ -33,13 +33,14 @@ EXAMPLES: Mapping[str, str] = {
     "simpo": "pair",
     "orpo": "pair",
     "reward": "pair",
+    "process_reward": "stepwise",
     "kto": "labelled",
     **dict.fromkeys(OBJECTIVES, "prompt"),
 }
 """Method -> kind of its rows in the shards; the others train on windows."""
 LAYOUTS: Mapping[str | None, str] = {
     None: "of conversations, completions or texts", "pair": "of layout preference", "labelled": "of layout kto",
-    "prompt": "of layout rlvr",
+    "prompt": "of layout rlvr", "stepwise": "of layout stepwise",
 }  # fmt: skip
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "dpo": ("beta", "loss", "label_smoothing", "sft_weight", "reference"),

@@ -58,7 +58,7 @@ def kind_of(found: Recipe) -> str:
     """Row of RATES that a recipe belongs to."""
     section = found.finetune
     width = "lora" if section.lora else "full"
-    if section.method == "reward":
+    if section.method in ("reward", "process_reward"):
         return f"reward {width}"
     if section.method in EXAMPLES:
         return f"preference {width}"

@@ -199,6 +199,10 @@ def test_the_order_of_turns_and_the_label_make_another_row():
     assert exact(ask, tell, ("tool", "x"), tell) != exact(ask, ("tool", "x"), tell, tell)
     kto = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
     assert comparable("kto", kto | {"label": True}).frame != comparable("kto", kto | {"label": False}).frame
+    steps = {"prompt": kto["prompt"], "steps": ["b", "c"], "labels": [True, False]}
+    assert comparable("stepwise", steps).frame != comparable("stepwise", steps | {"labels": [True, True]}).frame
+    assert comparable("stepwise", steps).exact != comparable("stepwise", steps | {"steps": ["b c", ""]}).exact
+    assert comparable("stepwise", steps).whole == "a\nb c"
 
 
 def test_plain_texts_are_compared_as_wholes(search):

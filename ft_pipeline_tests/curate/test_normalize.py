@@ -92,6 +92,12 @@ CASES = [
     ("rlvr", {"data_source": "math", "prompt": [U], "reward_model": {"style": "rule", "ground_truth": 4}}, "rlvr",
      {"prompt": [U], "answer": "4"}),
     ("rlvr", {"problem": "hi", "ground_truth": 0.5}, "rlvr", {"prompt": [U], "answer": "0.5"}),
+    ("stepwise", {"prompt": "hi", "completions": ["a", "b"], "labels": [True, False]}, "stepwise",
+     {"prompt": [U], "steps": ["a", "b"], "labels": [True, False]}),
+    ("stepwise", {"problem": "hi", "steps": ["a"], "labels": [False], "answer": "4", "system": "s"}, "stepwise",
+     {"prompt": [{"role": "system", "content": "s"}, U], "steps": ["a"], "labels": [False]}),
+    ("stepwise", {"prompt": [U, A, U], "steps": ["a"], "labels": [True], "tools": [{"name": "f"}]}, "stepwise",
+     {"prompt": [U, A, U], "steps": ["a"], "labels": [True], "tools": [{"type": "function", "function": {"name": "f"}}]}),
     ("text", {"text": "words", "image": "a.png"}, "text", {"text": "words"}),
     ("text", {"text": "words", "meta": 1}, "text", {"text": "words"}),
 ]  # fmt: skip
@@ -139,6 +145,9 @@ def test_layouts(layout, row, shape, content):
         ({"prompt": 3, "completion": "b"}, "wrong_type", "prompt"),
         ({"chosen": "a", "rejected": "b"}, "missing_prompt", "prompt"),
         ({"text": ["a"]}, "wrong_type", "text"),
+        ({"prompt": "a", "completions": ["b"], "labels": [1]}, "wrong_type", "labels[0]"),
+        ({"prompt": "a", "completions": ["b", 3], "labels": [True, True]}, "wrong_type", "completions[1]"),
+        ({"prompt": "a", "completions": ["b"], "labels": True}, "unknown_layout", ""),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_where(row, reason, path):

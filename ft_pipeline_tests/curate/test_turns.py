@@ -17,6 +17,7 @@ CONTROL = ControlTokens(("<|end|>", "</s>"))
 KEYS = (
     "messages", "conversations", "conversation", "system", "tools", "instruction", "input", "output", "history", "prompt", "completion",
     "question", "answer", "text", "chosen", "rejected", "label", "kto_tag", "ground_truth", "reward_model", "images",
+    "completions", "steps", "labels",
 )  # fmt: skip
 LEAVES = st.one_of(
     st.none(),

@@ -107,6 +107,12 @@ def test_unfit_conversations(content, expected):
         ("rlvr", {"prompt": [S], "answer": "4"}, ("role_order", "prompt[0].role")),
         ("rlvr", {"prompt": [U], "answer": " "}, ("empty_text", "answer")),
         ("rlvr", {"prompt": [U], "answer": "4</s>"}, ("control_token", "answer")),
+        ("stepwise", {"prompt": [U], "steps": ["a", "b"], "labels": [True, False]}, None),
+        ("stepwise", {"prompt": [U], "steps": ["a", "b"], "labels": [True]}, ("step_labels", "labels")),
+        ("stepwise", {"prompt": [U], "steps": ["a", "\n"], "labels": [True, True]}, ("empty_step", "steps[1]")),
+        ("stepwise", {"prompt": [U], "steps": [], "labels": []}, ("empty_step", "steps")),
+        ("stepwise", {"prompt": [U], "steps": ["a</s>"], "labels": [True]}, ("control_token", "steps[0]")),
+        ("stepwise", {"prompt": [U, A], "steps": ["a"], "labels": [True]}, ("role_order", "prompt[1].role")),
         ("text", {"text": "a\ufffdb"}, ("mojibake", "text")),
     ],
 )

@@ -21,6 +21,7 @@ from ft_pipeline.encode.artifact import (
     read_labelled,
     read_pairs,
     read_prompts,
+    read_stepwise,
 )
 from ft_pipeline.encode.check import mask_fault
 from ft_pipeline.encode.example_files import write_examples
@@ -39,6 +40,7 @@ TURNS = [*ASK, *GOOD, {"role": "user", "content": "again?"}]
 PREFERENCE = {"prompt": TURNS, "chosen": GOOD, "rejected": BAD}
 WRITTEN = {"prompt": "which module?", "chosen": " zipfile", "rejected": " json"}
 KTO = {"prompt": ASK, "completion": GOOD, "label": True}
+STEPS = {"prompt": ASK, "steps": ["take zip", "zipfile"], "labels": [True, False]}
 RLVR = {"prompt": ASK, "answer": "zipfile"}
 
 
@@ -108,6 +110,26 @@ def test_a_labelled_completion_and_a_prompt(template):
     assert template.tokenizer.decode(prompt.prompt_ids).endswith("<|end|><|assistant|>")
 
 
+def test_a_step_ends_with_the_separator_and_is_judged_there(template):
+    row = made(template, "stepwise", STEPS)
+    assert template.tokenizer.decode(row.completion_ids) == "take zip\nzipfile\n" and row.labels == [True, False]
+    assert [template.tokenizer.decode(row.completion_ids[: end + 1]) for end in row.ends] == [
+        "take zip\n",
+        "take zip\nzipfile\n",
+    ]
+    assert row.prompt_ids == made(template, "rlvr", RLVR).prompt_ids
+    ended = encode_examples(template, [("r1", "stepwise", {**STEPS, "steps": ["take zip\n\n", "zip\nfile"]})], limit_tokens=512, separator="\n\n")  # fmt: skip
+    assert (
+        template.tokenizer.decode(ended[0].completion_ids) == "take zip\n\nzip\nfile\n\n" and trained_of(ended[0]) == 2
+    )
+
+
+def test_a_step_that_holds_the_separator_is_rejected_with_the_cure(template):
+    found = made(template, "stepwise", {**STEPS, "steps": ["take zip", "zip\nfile"]})
+    assert (found.reason, found.evidence["step"]) == ("separator_in_step", 1)
+    assert "encode.step_separator" in found.evidence["cure"]
+
+
 def test_a_wrong_completion_is_that_of_the_next_row_with_another_prompt():
     assert mismatched([[1], [1], [2], [3], [1]]) == [2, 2, 3, 4, 2]
     assert mismatched(["a", "a"]) == [0, 1] and mismatched([]) == []
@@ -172,7 +194,12 @@ def examples(template: Template, shape: str, content: dict, count: int):
 
 @pytest.mark.parametrize(
     ("shape", "content", "read"),
-    [("preference", PREFERENCE, read_pairs), ("kto", KTO, read_labelled), ("rlvr", RLVR, read_prompts)],
+    [
+        ("preference", PREFERENCE, read_pairs),
+        ("kto", KTO, read_labelled),
+        ("rlvr", RLVR, read_prompts),
+        ("stepwise", STEPS, read_stepwise),
+    ],
 )
 def test_what_is_written_is_read_and_found_in_the_index(template, published, monkeypatch, shape, content, read):
     monkeypatch.setattr(example_files, "BATCH_ROWS", 3)
@@ -218,6 +245,7 @@ def rows_of(shape: str, count: int) -> list[dict]:
             "preference": {"prompt": prompt, "chosen": good, "rejected": BAD},
             "kto": {"prompt": prompt, "completion": good, "label": len(made) % 2 == 0},
             "rlvr": {"prompt": prompt, "answer": good[0]["content"]},
+            "stepwise": {"prompt": prompt, "steps": ["so", good[0]["content"]], "labels": [True, False]},
         }[shape]
         made.append(row)
     return made
@@ -225,7 +253,12 @@ def rows_of(shape: str, count: int) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("shape", "read", "kind"),
-    [("preference", read_pairs, "pair"), ("kto", read_labelled, "labelled"), ("rlvr", read_prompts, "prompt")],
+    [
+        ("preference", read_pairs, "pair"),
+        ("kto", read_labelled, "labelled"),
+        ("rlvr", read_prompts, "prompt"),
+        ("stepwise", read_stepwise, "stepwise"),
+    ],
 )
 def test_a_whole_dataset_becomes_an_artifact_whose_rows_are_found_and_whose_page_can_be_drawn(
     store, base, shape, read, kind

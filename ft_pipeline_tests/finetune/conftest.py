@@ -49,3 +49,10 @@ def labelled(road) -> Artifact:
     """Shards of labelled completions: the right module is wanted, another one is not."""
     curated = tiny.publish_curated(road.store, tiny.labelled_rows(72), validation=8, shape="kto")
     return tiny.publish_shards(road.store, curated, road.base)
+
+
+@pytest.fixture(scope="session")
+def stepwise(road) -> Artifact:
+    """Shards of solutions whose steps are judged."""
+    curated = tiny.publish_curated(road.store, tiny.stepwise_rows(72), validation=8, shape="stepwise")
+    return tiny.publish_shards(road.store, curated, road.base)

@@ -22,15 +22,24 @@ METHODS = {
     "kto": {"preference": Preference(beta=0.1)},
     "reward": {},
     "reward full": {"lora": None, "learning_rate": 1e-3},
+    "process_reward": {},
+    "process_reward full": {"lora": None, "learning_rate": 1e-3},
     "distill": {"distill": Distill(teacher="base", alpha=0.5, top_k=4)},
 }
 NOISY = Lora(rank=4, alpha=8, dropout=0.1)
 
 
-def job_of(road, pairs, labelled, name):
+@pytest.fixture
+def rows(road, pairs, labelled, stepwise):
+    """Method -> its shards; the others read pairs."""
+    windows = road.shards
+    return {"sft": windows, "distill": windows, "kto": labelled, "process_reward": stepwise, "dpo": pairs}
+
+
+def job_of(road, rows, name):
     method = name.split()[0]
     changes = {"lora": NOISY, "epochs": 2, "resume_certificate": False, **METHODS[name]}
-    shards = {"kto": labelled, "sft": road.shards, "distill": road.shards}.get(method, pairs)
+    shards = rows.get(method, rows["dpo"])
     whole = tiny.recipe(method=method, windows_per_step=4, windows_per_micro=2, **changes)
     return tiny.train_job_here(road.store, whole, {"shards": shards, "base": road.base})
 
@@ -55,8 +64,8 @@ def trained(store, job, *, stop_after: int | None = None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_a_stop_in_the_middle_changes_no_byte(road, pairs, labelled, no_mlflow, tmp_path, name):
-    job = job_of(road, pairs, labelled, name)
+def test_a_stop_in_the_middle_changes_no_byte(road, rows, no_mlflow, tmp_path, name):
+    job = job_of(road, rows, name)
     whole = trained(road.store, job)
     whole.folder.rename(tmp_path / "away")
     with pytest.raises(Interrupted, match="stopped after step 3 of"):

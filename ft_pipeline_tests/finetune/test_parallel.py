@@ -52,12 +52,13 @@ MORE: dict[str, dict[str, Any]] = {
     "orpo lora": {"method": "orpo", "lora": LORA, "preference": Preference(beta=0.1)},
     "kto lora": {"method": "kto", "lora": LORA, "preference": Preference(beta=0.1)},
     "reward lora": {"method": "reward", "lora": LORA},
+    "process_reward lora": {"method": "process_reward", "lora": LORA},
 }
 """Trained whole and compared with one process; not stopped."""
 WAYS = ("ddp", "fsdp")
 CASES = [(name, sharding) for name in METHODS for sharding in WAYS]
 MORE_CASES = [(name, sharding) for name in MORE for sharding in WAYS]
-ROWS = {"dpo": "pairs", "simpo": "pairs", "orpo": "pairs", "reward": "pairs", "kto": "labelled"}
+ROWS = {"dpo": "pairs", "simpo": "pairs", "orpo": "pairs", "reward": "pairs", "kto": "labelled", "process_reward": "stepwise"}
 """Method -> its shards; the others train on windows."""
 STOP_STEP = 4
 SAME = 1e-6
@@ -175,6 +176,8 @@ def _make_parents(found: Trained) -> None:
     found.parts = {"base": base, "windows": windows, "pairs": tiny.publish_shards(store, curated, base)}
     curated = tiny.publish_curated(store, tiny.labelled_rows(60), validation=10, shape="kto")
     found.parts["labelled"] = tiny.publish_shards(store, curated, base)
+    curated = tiny.publish_curated(store, tiny.stepwise_rows(60), validation=10, shape="stepwise")
+    found.parts["stepwise"] = tiny.publish_shards(store, curated, base)
 
 
 def _made(store: Store, job: Job) -> Artifact:

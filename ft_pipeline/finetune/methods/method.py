@@ -54,6 +54,7 @@ METHODS: Mapping[str, str] = {
     "orpo": "preference",
     "kto": "kto",
     "reward": "reward",
+    "process_reward": "process_reward",
     "distill": "distill",
     **dict.fromkeys(get_args(PolicyMethod), "policy"),
 }
