@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import IntegrityError, NotFoundError, UserError
+from ft_pipeline.finetune.artifact import shards_seen
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.catalog import Catalog
 from ft_pipeline.store.manifest import Manifest, Ref
@@ -268,17 +269,16 @@ def _one_id(row_id: str, found: Sequence[str]) -> str:
 def _sightings(store: Store, catalog: Catalog, places: Sequence[Place]) -> Iterator[Sighting]:
     trained = {p.shards.digest for p in places if p.split == "train" and p.trained_tokens > 0}
     seen = {p.shards.digest for p in places}
-    models, keys = catalog.models(), catalog.recipe_keys()
-    heads = {key: catalog.heads(key) for key in keys}
-    for manifest in store.all("adapter"):
-        shards = manifest.parents.get("shards")
-        if shards is None or shards.digest not in seen:
+    models, heads = catalog.models(), {key: catalog.heads(key) for key in catalog.recipe_keys()}
+    adapters = {manifest.digest: manifest for manifest in store.all("adapter")}
+    for manifest in adapters.values():
+        if not (shards := shards_seen(manifest, adapters)) & seen:
             continue
         versions = [v for v in models if v.adapter_digest == manifest.digest]
         yield Sighting(
             adapter=manifest.ref,
-            recipe_keys=tuple(key for key in keys if manifest.ref in heads[key].values()),
-            trained=shards.digest in trained,
+            recipe_keys=tuple(key for key, made in heads.items() if manifest.ref in made.values()),
+            trained=bool(shards & trained),
             versions=tuple(f"{v.label} ({v.stage})" for v in versions),
             pools=tuple(sorted({pool for v in versions for pool in catalog.pools_of(v.id)})),
         )

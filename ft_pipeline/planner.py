@@ -9,7 +9,15 @@ from pathlib import Path
 from ft_pipeline.acquire.places import listing
 from ft_pipeline.curate import references
 from ft_pipeline.curate.consolidate import curation_of
-from ft_pipeline.encode.artifact import base_digests, shards_spec
+from ft_pipeline.encode.artifact import (
+    REFERENCE_KIND,
+    base_digests,
+    needs_reference,
+    newest,
+    resolved,
+    shards_spec,
+    starting_adapter,
+)
 from ft_pipeline.errors import FtError, UserError
 from ft_pipeline.finetune import artifact as finetune
 from ft_pipeline.finetune.compatibility import refuse_incompatible
@@ -30,7 +38,7 @@ from ft_pipeline.store.manifest import Manifest, Ref, Spec
 from ft_pipeline.store.paths import resolve
 
 ROAD = (
-    "raw_dataset", "pinned_base", "curated_dataset", "packed_shards", "checkpoints", "adapter", "eval_report", "registered_model", "deployment",
+    "raw_dataset", "pinned_base", "curated_dataset", "packed_shards", REFERENCE_KIND, "checkpoints", "adapter", "eval_report", "registered_model", "deployment",
 )  # fmt: skip
 
 
@@ -97,10 +105,12 @@ def plan(house: House, found: Recipe, wish: Wish | None = None) -> Plan:
     wish = wish or Wish()
     refuse_impossible(found, house.settings, places=wish.rows is None)
     refuse_incompatible(found, house.placement)
+    if wish.rows is None:
+        found = resolved(found, newest(house.catalog))
     made = _made(house, found)
     shape = _shape(house, made["pinned_base"]) or shape_at(found.base_model.uri, house.settings)
     return Plan(
-        steps=tuple(_step(asset, made[asset]) for asset in made),
+        steps=tuple(_step(a, made[a]) for a in made if a != REFERENCE_KIND or needs_reference(found.finetune)),
         optimizer_steps=_optimizer_steps(found, made["packed_shards"]),
         estimate=_estimate(house, found, shape=shape[1], made=made, wish=wish) if shape else None,
         shape_from=shape[0] if shape else None,
@@ -167,7 +177,6 @@ def _walk(house: House, found: Recipe, *, raw: Ref, base: Ref) -> Iterator[tuple
     specs: list[tuple[str, Callable[[Ref], Spec]]] = [
         ("curated_dataset", lambda raw: curation_of(found, raw=raw, base=base, store=house.store, **opened).spec()),
         ("packed_shards", lambda curated: shards_spec(found.encode, curated=curated, base_digests=base_digests(house.store.fetch(base)))),
-        ("checkpoints", lambda shards: finetune.checkpoints_spec(found.finetune, shards=shards, base=base, others=_others(house, found, shards=shards, base=base))),
     ]  # fmt: skip
     parent, refs = raw, {}
     for asset, spec_of in specs:
@@ -176,20 +185,31 @@ def _walk(house: House, found: Recipe, *, raw: Ref, base: Ref) -> Iterator[tuple
             return
         yield asset, made
         parent = refs[asset] = made.ref
-    last = finetune.adapter_spec(
-        found.base_model.uri, checkpoints=refs["checkpoints"], shards=refs["packed_shards"], base=base
-    )
+    yield from _trained(house, found, shards=parent, base=base)
+
+
+def _trained(house: House, found: Recipe, *, shards: Ref, base: Ref) -> Iterator[tuple[str, Manifest]]:
+    """The artifacts from the reference to the adapter that are there."""
+    others = _others(house, found, shards=shards, base=base)
+    if "reference" in others:
+        yield REFERENCE_KIND, house.store.recorded(others["reference"])
+    trained = _there(house, finetune.checkpoints_spec(found.finetune, shards=shards, base=base, others=others))
+    if trained is None:
+        return
+    yield "checkpoints", trained
+    start = others.get(finetune.START)
+    last = finetune.adapter_spec(found.base_model.uri, checkpoints=trained.ref, shards=shards, base=base, start=start)
     if adapter := _there(house, last):
         yield "adapter", adapter
 
 
 def _others(house: House, found: Recipe, *, shards: Ref, base: Ref) -> dict[str, Ref]:
-    """What the method reads besides (a reference, a teacher), as far as it is in the store."""
-    specs = parent_specs(
-        found.finetune, shards=house.store.fetch(shards), base=house.store.fetch(base),
-        find=lambda digest: house.store.fetch(house.catalog.ref(digest)),
-    )  # fmt: skip
-    return {role: made.ref for role, spec in specs.items() if (made := _there(house, spec))}
+    """What the method reads besides (a reference, a teacher, an adapter to start from), as far as it is in the store."""
+    pinned = house.store.fetch(base)
+    specs = parent_specs(found.finetune, shards=house.store.fetch(shards), base=pinned, find=house.find)
+    start = starting_adapter(found.finetune, base=pinned, find=house.find)
+    others = {role: made.ref for role, spec in specs.items() if (made := _there(house, spec))}
+    return {**others, **({finetune.START: start.ref} if start else {})}
 
 
 def _there(house: House, spec: Spec) -> Manifest | None:

@@ -54,7 +54,8 @@ class Preference:
     undesirable_weight: float = 1.0
     """kto: weights of wanted and unwanted rows; rows x weight should be within a third of each other."""
     reference: str = "base"
-    """dpo, kto: `base`, or the digest of a base_model artifact in the store."""
+    """dpo, kto: `base`; or the digest of a base_model artifact; or that of an adapter on this base, or a model line `tenant/name` for its
+    newest adapter: then training starts from that adapter, whose LoRA shape this recipe must have."""
 
     def __post_init__(self) -> None:
         if not self.beta > 0 or not math.isfinite(self.beta):

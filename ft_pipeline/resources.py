@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,17 @@ import dagster as dg
 
 from ft_pipeline import recipe, settings
 from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
+from ft_pipeline.partitions import BASE_MODEL, EVAL_REPORT
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.settings import Settings
-from ft_pipeline.store.artifacts import Store, open_store
+from ft_pipeline.store.artifacts import Artifact, Store, open_store
 from ft_pipeline.store.catalog import Catalog, open_catalog
 from ft_pipeline.workers.job import Placement
 from ft_pipeline.workers.local import LocalWorker
 from ft_pipeline.workers.messages import Listener, ignore
+
+STATUS = dg.DagsterRunStatus
+UNFINISHED = [STATUS.QUEUED, STATUS.NOT_STARTED, STATUS.MANAGED, STATUS.STARTING, STATUS.STARTED]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class House:
     def recipe(self, key: str) -> Recipe:
         """The recipe of a partition `tenant/name`. Raises NotFoundError."""
         return self.given.get(key) or find_recipe(self.settings, key)
+
+    def find(self, digest_or_prefix: str) -> Artifact:
+        """The artifact whose digest starts so, its files verified. Raises NotFoundError, UserError, IntegrityError."""
+        return self.store.fetch(self.catalog.ref(digest_or_prefix))
 
 
 def find_recipe(where: Settings, name: str) -> Recipe:
@@ -85,6 +93,36 @@ def open_house(*, listener: Listener = ignore, placement: Placement | None = Non
         placement=placement or Placement(threads=where.threads, processes=where.processes, sharding=where.sharding),  # type: ignore[arg-type]
         listener=listener,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """What Dagster knows of a model line's base and the catalog does not."""
+
+    version: str
+    """Newest data version of `base_model`."""
+    recorded_only: bool
+    """The watch recorded it and no run has fetched it yet."""
+    running: bool
+    """A run that judges the line is queued or under way."""
+
+
+def base_marks(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, Mark]:
+    """The marks of these model lines; none for a line whose base was never materialized."""
+    running = dg.RunsFilter(statuses=UNFINISHED)
+    judging = {run.tags.get("dagster/partition") for run in instance.get_runs(running) if _judges(run)}
+    found = {}
+    for key in keys:
+        record = instance.get_latest_data_version_record(BASE_MODEL, partition_key=key)
+        event = record.asset_materialization if record else None
+        if record is not None and event is not None:
+            version = (event.tags or {}).get("dagster/data_version", "")
+            found[key] = Mark(version=version, recorded_only=not record.run_id, running=key in judging)
+    return found
+
+
+def _judges(run: dg.DagsterRun) -> bool:
+    return run.asset_selection is None or EVAL_REPORT in run.asset_selection
 
 
 def build(house: House | None = None) -> dict[str, Any]:

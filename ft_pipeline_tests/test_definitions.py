@@ -47,7 +47,7 @@ def test_jobs_hold_the_rooms_that_they_say(home):
     whole = {spec.key.to_user_string() for spec in made.resolve_all_asset_specs()}
     assert assets("fine_tune") == whole
     assert assets("prepare_data") == {"raw_dataset", "pinned_base", "curated_dataset", "packed_shards"}
-    assert assets("train") == {"checkpoints", "adapter"}
+    assert assets("train") == {"reference_logprobs", "checkpoints", "adapter"}
     assert assets("evaluate") == {"base_model", "eval_report", "registered_model"}
 
 

@@ -16,7 +16,7 @@ from ft_pipeline_tests import road
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ASSETS = {
-    "raw_dataset", "pinned_base", "base_model", "curated_dataset", "packed_shards", "checkpoints", "adapter",
+    "raw_dataset", "pinned_base", "base_model", "curated_dataset", "packed_shards", "reference_logprobs", "checkpoints", "adapter",
     "eval_report", "registered_model", "deployment",
 }  # fmt: skip
 TRAINED = {"checkpoints", "adapter", "eval_report", "registered_model", "deployment"}

@@ -93,6 +93,16 @@ def chain(store: Store) -> dict[str, Artifact]:
     }  # fmt: skip
 
 
+def test_a_row_is_seen_by_the_adapters_that_started_from_one_that_saw_it(
+    store: Store, catalog: Catalog, chain: dict[str, Artifact]
+) -> None:
+    other = made(store, "packed_shards", {"train-00000.parquet": b"rows"}, curated=chain["curated"])
+    parents = {"base": chain["base"], "shards": other, "start": chain["adapter"]}
+    later = made(store, "adapter", {"adapter_model.safetensors": b"later"}, **parents)
+    found = {s.adapter: s.trained for s in lineage.adapters_that_saw(store, catalog, KEPT).adapters}
+    assert found == {chain["adapter"].ref: True, later.ref: True}
+
+
 def test_everything_is_hashed_ancestors_first(store: Store, chain: dict[str, Artifact]) -> None:
     heard: list[Message] = []
     checked = lineage.verify(store, chain["model"].ref, listener=heard.append)

@@ -25,7 +25,18 @@ from ft_pipeline.encode.example_rows import (
     read_reference,
     read_stepwise,
 )
-from ft_pipeline.encode.reference import Measure, reference_job, reference_spec
+from ft_pipeline.encode.reference import KIND as REFERENCE_KIND
+from ft_pipeline.encode.reference import Measure, measure_of, reference_job, reference_spec
+from ft_pipeline.encode.reference_model import (
+    needs_reference,
+    newest,
+    pinned,
+    reference_model,
+    refuse_other_tokenizer,
+    refuse_tensors,
+    resolved,
+    starting_adapter,
+)
 from ft_pipeline.recipe import Encode, identity
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.files import beside, sync_file
@@ -36,10 +47,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Labelled", "Measure", "Pair", "Prompt", "Reference", "Stepwise", "example_kind", "labelled_at", "mismatched", "read_labelled", "read_pairs",
-    "read_prompts", "read_reference", "read_stepwise", "reference_job", "reference_spec",
+    "REFERENCE_KIND", "Labelled", "Measure", "Pair", "Prompt", "Reference", "Stepwise", "example_kind", "labelled_at", "measure_of", "mismatched", "needs_reference",
+    "newest", "pinned", "read_labelled", "read_pairs", "read_prompts", "read_reference", "read_stepwise", "reference_job", "reference_model", "reference_spec",
+    "refuse_other_tokenizer", "refuse_tensors", "resolved", "starting_adapter",
 ]  # fmt: skip
-"""Of example_rows.py and reference.py, for the rooms below: they may import this file only."""
+"""Of example_rows.py, reference.py and reference_model.py, for the rooms below: they may import this file only."""
 
 KIND = "packed_shards"
 SPLITS = ("train", "validation")

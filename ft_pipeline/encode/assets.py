@@ -1,4 +1,4 @@
-"""The door of encode: `packed_shards` and the blocking check `loss_mask`."""
+"""The door of encode: `packed_shards` with the blocking check `loss_mask`, and `reference_logprobs`."""
 
 import json
 import warnings
@@ -9,9 +9,13 @@ from ft_pipeline.encode import figures
 from ft_pipeline.encode.artifact import SAMPLE, statistics
 from ft_pipeline.encode.check import mask_fault
 from ft_pipeline.encode.launch import encode_job
-from ft_pipeline.partitions import CURATED_DATASET, PACKED_SHARDS, PINNED_BASE, recipes
+from ft_pipeline.encode.reference import KIND, measure_of, reference_job
+from ft_pipeline.encode.reference_model import needs_reference, pin, reference_model, resolved
+from ft_pipeline.partitions import CURATED_DATASET, PACKED_SHARDS, PINNED_BASE, REFERENCE_LOGPROBS, recipes
 from ft_pipeline.resources import House
 from ft_pipeline.store.artifacts import Artifact
+
+NOT_NEEDED = "not needed"
 
 with warnings.catch_warnings():
     # partitioned checks are new in 1.13; unpartitioned, one failing tenant would block everybody (orchestration.md)
@@ -48,6 +52,47 @@ def packed_shards(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     )
 
 
+@dg.asset(
+    key=REFERENCE_LOGPROBS, deps=[PACKED_SHARDS, PINNED_BASE], partitions_def=recipes, group_name="encode", pool="gpu-train",
+    kinds={"pytorch", "parquet"}, owners=["team:ml-platform"], required_resource_keys={"house"},
+    description="What the frozen reference thinks of each completion (dpo, kto), computed once so that one model trains. Other methods "
+    "need none: materialized at once as not needed.",
+)  # fmt: skip
+def reference_logprobs(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Measures in a child process, or finds what the same rows and reference gave before.
+
+    An output that is left out would skip everything behind it (Dagster 1.13: also deps without data), so a method without a reference
+    materializes the fact that it needs none.
+    """
+    house: House = context.resources.house
+    key = context.partition_key
+    section = resolved(house.recipe(key), pin(house.catalog, key)).finetune
+    if not needs_reference(section):
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(NOT_NEEDED),
+            metadata={"needed": dg.MetadataValue.bool(False), "method": dg.MetadataValue.text(section.method)},
+        )
+    shards, base = (house.store.fetch(house.catalog.head(key, asset)) for asset in ("packed_shards", "pinned_base"))
+    model = reference_model(section, base=base, find=house.find)
+    job = reference_job(
+        measure_of(section), shards=shards, reference=model, base=base, work=house.settings.work, placement=house.placement
+    )  # fmt: skip
+    reused = house.store.manifest(job.spec.kind, job.spec.fingerprint) is not None
+    artifact = house.worker.run(job, house.listener)
+    house.catalog.set_head(key, KIND, artifact, run_id=context.run.run_id)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.ref.digest),
+        metadata={
+            "needed": dg.MetadataValue.bool(True),
+            "digest": dg.MetadataValue.text(artifact.ref.digest),
+            "dagster/uri": dg.MetadataValue.text(house.store.bucket.path(artifact.ref.path)),
+            "dagster/row_count": dg.MetadataValue.int(artifact.manifest.counts["rows"]),
+            "reference": dg.MetadataValue.text(f"{model.manifest.kind} {model.ref.digest}"),
+            "reused": dg.MetadataValue.bool(reused),
+        },
+    )
+
+
 def _metadata(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:
     facts, counts = statistics(artifact), artifact.manifest.counts
     samples = json.loads(artifact.file(SAMPLE).read_text(encoding="utf-8"))
@@ -80,4 +125,4 @@ def _check(artifact: Artifact, loss: str) -> dg.AssetCheckResult:
     )
 
 
-defs = dg.Definitions(assets=[packed_shards])
+defs = dg.Definitions(assets=[packed_shards, reference_logprobs])

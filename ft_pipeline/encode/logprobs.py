@@ -27,8 +27,12 @@ class Sequenced:
     spans: Sequence[Span]
 
 
-def load_reference(folder: Path, *, dtype: str, device: str, threads: int) -> Any:
-    """The model, frozen and without dropout. The thread count belongs to the last bits: a split sum rounds differently."""
+def load_reference(folder: Path, *, dtype: str, device: str, threads: int, adapter: Path | None = None) -> Any:
+    """The model, with a LoRA adapter beside it where one is given, frozen and without dropout.
+
+    The thread count belongs to the last bits: a split sum rounds differently. For the same reason the adapter is not merged: the model
+    that is trained from it is not merged either.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -42,6 +46,10 @@ def load_reference(folder: Path, *, dtype: str, device: str, threads: int) -> An
         raise UserError(
             f"{type(model).__name__} names no output head", cure="a reference model with a language-model head"
         )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
     return model.eval().requires_grad_(False).to(device)
 
 

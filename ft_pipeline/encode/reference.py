@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_pipeline.encode.example_rows import Labelled, Pair
-from ft_pipeline.recipe import STRICT
+from ft_pipeline.encode.reference_model import ADAPTER_KIND
+from ft_pipeline.recipe import STRICT, Finetune
 from ft_pipeline.store.fingerprint import code_digest
 from ft_pipeline.store.manifest import Spec
 from ft_pipeline.store.paths import run_folder
@@ -36,16 +37,25 @@ class Measure:
     """Padded tokens of a forward pass. Another number rounds differently: measured below 1e-5 nats a token in float32."""
 
 
-def reference_spec(measure: Measure, *, shards: Artifact, reference: Artifact) -> Spec:
-    """What decides the numbers: rows, reference model, its tokenizer and template, number type and batches."""
+def measure_of(section: Finetune) -> Measure:
+    """In the number type of the training."""
+    return Measure(dtype=section.dtype)
+
+
+def reference_spec(measure: Measure, *, shards: Artifact, reference: Artifact, base: Artifact | None = None) -> Spec:
+    """What decides the numbers: rows, reference model, its tokenizer and template, number type and batches.
+
+    base: what a reference that is an adapter is on; of no meaning for a base_model.
+    """
     # artifact.py hands this function on to the rooms below
     from ft_pipeline.encode.artifact import base_digests
 
-    here, digests = Path(__file__).parent, base_digests(reference)
+    on = base if base is not None and reference.manifest.kind == ADAPTER_KIND else None
+    here, digests = Path(__file__).parent, base_digests(on or reference)
     return Spec(
         kind=KIND,
         config={**asdict(measure), "tokenizer": digests["tokenizer"], "chat_template": digests["chat_template"]},
-        parents={"shards": shards.ref, "reference": reference.ref},
+        parents={"shards": shards.ref, "reference": reference.ref, **({"base": on.ref} if on else {})},
         code=code_digest(
             *(here / f"{name}.py" for name in ("example_rows", "reference", "reference_main", "logprobs"))
         ),
@@ -57,12 +67,13 @@ def reference_job(
     *,
     shards: Artifact,
     reference: Artifact,
+    base: Artifact | None = None,
     work: Path,
     placement: Placement,
     name: str = "reference",
 ) -> Job:
     """The job that makes `reference_logprobs`; it goes on at the block where a killed run stopped."""
-    spec = reference_spec(measure, shards=shards, reference=reference)
+    spec = reference_spec(measure, shards=shards, reference=reference, base=base)
     return Job(
         name=name,
         module="ft_pipeline.encode.reference_main",

@@ -23,6 +23,7 @@ from ft_pipeline.encode.example_rows import (
     read_pairs,
 )
 from ft_pipeline.encode.reference import SIDES, Measure, columns_of, table_of
+from ft_pipeline.encode.reference_model import ADAPTER_CONFIG
 from ft_pipeline.encode.shards import TableFile
 from ft_pipeline.errors import DataError
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -55,7 +56,8 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     measure = Measure(**job.section)
     shards, reference = store.fetch(job.spec.parents["shards"]), store.fetch(job.spec.parents["reference"])
     kind = _kind(shards)
-    model = _model(reference, measure, job)
+    base = store.fetch(job.spec.parents["base"]) if "base" in job.spec.parents else None
+    model = _model((reference, base), measure, job)
     done, total = 0, shards.manifest.counts.get("rows", 0)
     made: dict[str, list[Path]] = {}
     for split in SPLITS:
@@ -84,9 +86,12 @@ def _kind(shards: Artifact) -> type:
     return kind
 
 
-def _model(reference: Artifact, measure: Measure, job: Job) -> Callable[[], Any]:
-    """Loads at the first call: a run that only has to publish its blocks needs no model."""
+def _model(parts: tuple[Artifact, Artifact | None], measure: Measure, job: Job) -> Callable[[], Any]:
+    """Loads at the first call: a run that only has to publish its blocks needs no model. parts: the reference, and what an adapter is on."""
     loaded: list[Any] = []
+    reference, base = parts
+    is_lora = base is not None and ADAPTER_CONFIG in reference.manifest.files
+    folder, adapter = (base.folder, reference.folder) if base is not None and is_lora else (reference.folder, None)
 
     def model() -> Any:
         from ft_pipeline.encode.logprobs import load_reference
@@ -94,7 +99,7 @@ def _model(reference: Artifact, measure: Measure, job: Job) -> Callable[[], Any]
         if not loaded:
             place = job.placement
             loaded.append(
-                load_reference(reference.folder, dtype=measure.dtype, device=place.device, threads=place.threads)
+                load_reference(folder, adapter=adapter, dtype=measure.dtype, device=place.device, threads=place.threads)
             )
         return loaded[0]
 

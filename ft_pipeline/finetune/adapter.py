@@ -38,7 +38,8 @@ def package(store: Store, *, checkpoints: Artifact, base: Artifact, base_uri: st
     Raises IntegrityError for a run without proof of completion and for an adapter that changes nothing.
     """
     shards = checkpoints.manifest.parents["shards"]
-    spec = adapter_spec(base_uri, checkpoints=checkpoints.ref, shards=shards, base=base.ref)
+    start = checkpoints.manifest.parents.get("start")
+    spec = adapter_spec(base_uri, checkpoints=checkpoints.ref, shards=shards, base=base.ref, start=start)
     if found := store.find(spec):
         return found
     proof = read_completion(checkpoints)

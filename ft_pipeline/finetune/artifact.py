@@ -15,7 +15,7 @@ from ft_pipeline.finetune.requirements import refuse_kind, refuse_sections
 from ft_pipeline.recipe import STRICT, Finetune, Recipe, identity
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.fingerprint import code_digest
-from ft_pipeline.store.manifest import Ref, Spec
+from ft_pipeline.store.manifest import Manifest, Ref, Spec
 
 CHECKPOINTS_KIND = "checkpoints"
 ADAPTER_KIND = "adapter"
@@ -24,6 +24,8 @@ MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 LOSSES = "losses.jsonl"
 """One line a step: {step, loss, grad_norm, learning_rate, tokens, trained_tokens}; with validation_loss where one was measured."""
 COMPLETION, RESUME = "completion.json", "resume.json"
+START = "start"
+"""Role of the adapter whose weights training starts from; without one it starts from the base."""
 RUNTIME = (
     "adapters.py",
     "attention.py",
@@ -45,7 +47,9 @@ RUNTIME = (
     "rollout.py",
     "schedule.py",
     "score.py",
+    "start.py",
     "teacher.py",
+    "value_head.py",
 )
 """The files that decide the bytes. Checkpoints, signals and metrics do not: a resumed run ends in the same bytes."""
 
@@ -90,14 +94,24 @@ def checkpoints_spec(
     )
 
 
-def adapter_spec(base_uri: str, *, checkpoints: Ref, shards: Ref, base: Ref) -> Spec:
-    """What a served adapter is made of: the tensors, the base model's tokenizer and template, the base model's name."""
+def adapter_spec(base_uri: str, *, checkpoints: Ref, shards: Ref, base: Ref, start: Ref | None = None) -> Spec:
+    """What a served adapter is made of: the tensors, the base model's tokenizer and template, the base model's name.
+
+    start: the adapter whose weights training started from. A direct parent, because what it saw this one has seen too (takedown).
+    """
     return Spec(
         kind=ADAPTER_KIND,
         config={"base_name": base_name(base_uri)},
-        parents={"checkpoints": checkpoints, "base": base, "shards": shards},
+        parents={"checkpoints": checkpoints, "base": base, "shards": shards, **({"start": start} if start else {})},
         code=code_digest(Path(__file__).parent / "adapter.py"),
     )
+
+
+def shards_seen(adapter: Manifest, adapters: Mapping[str, Manifest]) -> set[str]:
+    """Digests of the shards that an adapter was trained on, and of those of the adapters it started from. adapters: by digest, all there are."""
+    found = {adapter.parents["shards"].digest} if "shards" in adapter.parents else set()
+    start = adapter.parents.get(START)
+    return found | shards_seen(adapters[start.digest], adapters) if start and start.digest in adapters else found
 
 
 def base_name(uri: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.encode.artifact import REFERENCE_KIND, pinned, resolved
+from ft_pipeline.errors import NotFoundError
 from ft_pipeline.finetune import certificate, policy_page
 from ft_pipeline.finetune.adapter import package
 from ft_pipeline.finetune.artifact import ADAPTER_CONFIG, read_completion, read_losses, shortfall
@@ -12,9 +14,10 @@ from ft_pipeline.finetune.figures import loss_curve, mlflow_page
 from ft_pipeline.finetune.launch import parents_made, train_job
 from ft_pipeline.finetune.metrics import perplexity
 from ft_pipeline.finetune.resume_proof import read_certificate
-from ft_pipeline.partitions import ADAPTER, CHECKPOINTS, PACKED_SHARDS, PINNED_BASE, recipes
+from ft_pipeline.partitions import ADAPTER, CHECKPOINTS, PACKED_SHARDS, PINNED_BASE, REFERENCE_LOGPROBS, recipes
 from ft_pipeline.resources import House
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.workers.job import Job
 
 with warnings.catch_warnings():
     # partitioned checks are new in 1.13; unpartitioned, one failing tenant would block everybody (orchestration.md)
@@ -37,7 +40,7 @@ with warnings.catch_warnings():
 
 
 @dg.asset(
-    key=CHECKPOINTS, deps=[PACKED_SHARDS, PINNED_BASE], partitions_def=recipes, group_name="finetune", pool="gpu-train",
+    key=CHECKPOINTS, deps=[PACKED_SHARDS, PINNED_BASE, REFERENCE_LOGPROBS], partitions_def=recipes, group_name="finetune", pool="gpu-train",
     kinds={"pytorch", "huggingface"}, owners=["team:ml-platform"], required_resource_keys={"house"},
     check_specs=[COMPLETE, CERTIFICATE],
     description="Trained tensors with the proof that the run is complete. A stopped run resumes bit for bit.",
@@ -47,10 +50,10 @@ def checkpoints(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     house: House = context.resources.house
     key = context.partition_key
     shards, base = (house.store.fetch(house.catalog.head(key, asset)) for asset in ("packed_shards", "pinned_base"))
-    recipe, where = house.recipe(key), (house.settings.work, house.placement)
+    recipe, where = resolved(house.recipe(key), pinned(house.catalog, key)), (house.settings.work, house.placement)
     others = parents_made(
         recipe, parts={"shards": shards, "base": base}, where=where,
-        run=lambda job: house.worker.run(job, house.listener), find=lambda digest: house.store.fetch(house.catalog.ref(digest)),
+        run=lambda job: _made(house, key, job), find=house.find,
         shelf=(house.store, house.settings.home),
     )  # fmt: skip
     for made in others.values():
@@ -102,6 +105,20 @@ def adapter(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "form": dg.MetadataValue.text("LoRA adapter" if ADAPTER_CONFIG in sizes else "full model"),
         },
     )
+
+
+def _made(house: House, key: str, job: Job) -> Artifact:
+    """What a job publishes. The reference's log-probabilities are an asset of encode: found here, never made."""
+    if job.spec.kind != REFERENCE_KIND:
+        return house.worker.run(job, house.listener)
+    found = house.store.find(job.spec)
+    if found is None:
+        raise NotFoundError(
+            f"{key} has no reference_logprobs of its present rows and reference",
+            why="The loss compares with them.",
+            cure=f"materialize reference_logprobs first: `ft-pipeline run {key}`",
+        )
+    return found
 
 
 def _place(house: House, artifact: Artifact) -> dict[str, dg.MetadataValue]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from ft_pipeline.finetune.artifact import checkpoints_spec, refuse_misfit, refuse_unsupported
+from ft_pipeline.encode.artifact import starting_adapter
+from ft_pipeline.finetune.artifact import START, checkpoints_spec, refuse_misfit, refuse_unsupported
 from ft_pipeline.finetune.compatibility import refuse_incompatible
 from ft_pipeline.finetune.policies import policy_parents
 from ft_pipeline.finetune.requirements import parent_jobs
@@ -61,5 +62,7 @@ def parents_made(
     work, placement = where
     store, home = shelf
     found = policy_parents(recipe.finetune, base=parts["base"], store=store, home=home, find=find)
+    if start := starting_adapter(recipe.finetune, base=parts["base"], find=find):
+        found[START] = start
     jobs = parent_jobs(recipe.finetune, parts=parts, find=find, work=work, placement=placement)
     return {**found, **{role: run(job) for role, job in jobs.items()}}

@@ -27,6 +27,7 @@ from ft_pipeline.finetune.artifact import (
     LOSSES,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
+    START,
     Completion,
 )  # fmt: skip
 from ft_pipeline.finetune.compatibility import warning
@@ -168,6 +169,7 @@ def _prepared(
     from ft_pipeline.finetune.model import load_trainee
     from ft_pipeline.finetune.resume_certificate import certified
     from ft_pipeline.finetune.rollout import side_by_side
+    from ft_pipeline.finetune.start import start_from
 
     folder, schedule, metrics, stop, world = parts
     shards, others = given
@@ -175,7 +177,10 @@ def _prepared(
     make_deterministic(place.threads)
     _leave_if_asked(stop, world, "the model was loaded")
     trainee = load_trainee(folder, schedule.section, device=place.device)
-    rollouts = Rollouts(job.folder / ROLLOUTS, schedule.micros_per_step, place.keep_rollout_steps)
+    start_from(trainee, others.get(START))
+    rollouts = Rollouts(
+        job.folder / ROLLOUTS, schedule.micros_per_step, place.keep_rollout_steps, updates=schedule.updates
+    )
     also = {"base": folder, "device": place.device, "rollouts": rollouts}
     method = method_of(schedule.section, cache=settings.load().work / "windows", **also, **others)
     train, validation = (method.items(shards, split) for split in ("train", "validation"))

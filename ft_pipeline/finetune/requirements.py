@@ -8,7 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.encode.artifact import Measure, base_digests, reference_job, reference_spec
+from ft_pipeline.encode.artifact import (
+    measure_of,
+    needs_reference,
+    reference_job,
+    reference_model,
+    reference_spec,
+    refuse_other_tokenizer,
+)
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune.policies import OBJECTIVES, refuse_policy
 from ft_pipeline.recipe import Finetune, Preference
@@ -98,10 +105,10 @@ def parent_specs(
     find: the artifact whose digest begins so, for a reference or a teacher that is not the base. Raises RecipeError for one of another kind.
     """
     if needs_reference(section):
-        reference = _model(section, base=base, find=find)
-        return {"reference": reference_spec(_measure(section), shards=shards, reference=reference)}
+        reference = reference_model(section, base=base, find=find)
+        return {"reference": reference_spec(measure_of(section), shards=shards, reference=reference, base=base)}
     if section.distill is not None:
-        teacher = _model(section, base=base, find=find)
+        teacher = _teacher(section.distill.teacher, base=base, find=find)
         return {"teacher": teacher_spec(section, shards=shards, models=(teacher, base))}
     return {}
 
@@ -118,14 +125,10 @@ def parent_jobs(
     shards, base = parts["shards"], parts["base"]
     specs = parent_specs(section, shards=shards, base=base, find=find)
     if "reference" in specs:
-        model, measure = _model(section, base=base, find=find), _measure(section)
-        return {"reference": reference_job(measure, shards=shards, reference=model, work=work, placement=placement)}
+        model, measure = reference_model(section, base=base, find=find), measure_of(section)
+        job = reference_job(measure, shards=shards, reference=model, base=base, work=work, placement=placement)
+        return {"reference": job}
     return {role: _teacher_job(spec, (work, placement)) for role, spec in specs.items()}
-
-
-def needs_reference(section: Finetune) -> bool:
-    """True when the loss compares with a frozen model."""
-    return section.method in ("dpo", "kto")
 
 
 def teacher_spec(section: Finetune, *, shards: Artifact, models: tuple[Artifact, Artifact]) -> Spec:
@@ -156,31 +159,18 @@ def _teacher_job(spec: Spec, where: tuple[Path, Placement]) -> Job:
     )  # fmt: skip
 
 
-def _measure(section: Finetune) -> Measure:
-    return Measure(dtype=section.dtype)
-
-
-def _model(section: Finetune, *, base: Artifact, find: Callable[[str], Artifact]) -> Artifact:
-    """The frozen model that the section names."""
-    field, named = (
-        ("preference.reference", section.preference.reference) if section.preference is not None
-        else ("distill.teacher", section.distill.teacher if section.distill else BASE)
-    )  # fmt: skip
+def _teacher(named: str, *, base: Artifact, find: Callable[[str], Artifact]) -> Artifact:
+    """The frozen model of `distill.teacher`."""
     if named == BASE:
         return base
     found = find(named)
     if found.manifest.kind != base.manifest.kind:
         raise RecipeError(
-            f"finetune.{field} {named[:16]} is of kind {found.manifest.kind}, not a {base.manifest.kind}",
-            why="An adapter has no vocabulary digests of its own, and the trained model would not start from it.",
-            cure="train from the whole model: base_model at the merged weights, and reference: base",
+            f"finetune.distill.teacher {named[:16]} is of kind {found.manifest.kind}, not a {base.manifest.kind}",
+            why="An adapter has no vocabulary digests of its own.",
+            cure="export it merged, and pin the result as a base_model",
         )
-    if base_digests(found)["tokenizer"] != base_digests(base)["tokenizer"]:
-        raise RecipeError(
-            f"finetune.{field} {named[:16]} has another tokenizer than the base model",
-            why="Its log-probabilities would be of other tokens.",
-            cure="a model of the same family",
-        )
+    refuse_other_tokenizer(found, base, "distill.teacher")
     return found
 
 

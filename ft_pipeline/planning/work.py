@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ft_pipeline.encode.artifact import needs_reference
 from ft_pipeline.finetune import flops
-from ft_pipeline.finetune.requirements import EXAMPLES, needs_reference
+from ft_pipeline.finetune.requirements import EXAMPLES
 from ft_pipeline.planning.memory import Checkpointing
 from ft_pipeline.planning.shapes import Shape
 from ft_pipeline.recipe import Recipe

@@ -53,6 +53,8 @@ def test_the_pages_show_windows_curve_and_proof_and_a_second_run_reuses_everythi
     assert shards["samples"].startswith("![") and shards["lengths"].startswith("![")
     assert checkpoints["loss curve"].startswith("![") and checkpoints["final_loss"] < 6
     assert checkpoints["attempts"] == 1 and adapter["form"] == "LoRA adapter"
+    unneeded = metadata(first, "reference_logprobs")
+    assert (unneeded["needed"], unneeded["method"]) == (False, "sft")
     assert {c.check_name: c.passed for c in first.get_asset_check_evaluations()} == {
         "loss_mask": True,
         "complete": True,

@@ -97,7 +97,7 @@ def test_dpo_without_its_reference_does_not_start(tmp_path):
         method_of(preferring("dpo").finetune, cache=tmp_path)
 
 
-def test_an_adapter_is_no_reference(road, pairs, no_mlflow):
+def test_checkpoints_are_no_reference(road, pairs, no_mlflow):
     checkpoints = tiny.train_here(road.store, preferring("orpo"), pairs, road.base)
     named = preferring("dpo", preference={"reference": checkpoints.ref.digest})
     with pytest.raises(RecipeError, match="is of kind checkpoints, not a base_model"):
