@@ -96,7 +96,7 @@ def chain(store: Store) -> dict[str, Artifact]:
 def test_a_row_is_seen_by_the_adapters_that_started_from_one_that_saw_it(
     store: Store, catalog: Catalog, chain: dict[str, Artifact]
 ) -> None:
-    other = made(store, "packed_shards", {"train-00000.parquet": b"rows"}, curated=chain["curated"])
+    other = made(store, "packed_shards", {"train-00000.parquet": b"rows"}, curated=chain["curated"], raw=chain["raw"])
     parents = {"base": chain["base"], "shards": other, "start": chain["adapter"]}
     later = made(store, "adapter", {"adapter_model.safetensors": b"later"}, **parents)
     found = {s.adapter: s.trained for s in lineage.adapters_that_saw(store, catalog, KEPT).adapters}
