@@ -1,14 +1,15 @@
 """Evaluation suites: JSONL files that are checked, published as `eval_suite` artifacts, and read back. No torch here.
 
 A multiple-choice row is `{id, context, choices, answer}`; context and choice are joined as they are, so a choice brings its own
-leading space. A safety row is `{id, prompt, harmful}`.
+leading space. It may name its `stratum` (MMLU's subject) and its `metric`. A safety row is `{id, prompt, harmful}`. The rows of official
+benchmarks (official.py) also say what stands between context and choice and which few-shot prefix comes first.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from ft_pipeline.errors import DataError, NotFoundError
@@ -20,8 +21,14 @@ from ft_pipeline.store.paths import resolve
 
 SUITE = "suite.jsonl"
 FACTS = "suite.json"
-SuiteKind = Literal["multiple_choice", "safety"]
-CHOICES, SAFETY = "multiple_choice", "safety"
+SuiteKind = Literal["multiple_choice", "safety", "written"]
+Metric = Literal["acc", "acc_norm", "mc2", "exact_match"]
+"""How a question's log-likelihoods become a score: scorer.py."""
+CHOICES, SAFETY, WRITTEN = "multiple_choice", "safety", "written"
+PREFIXES = "prefixes.json"
+"""Of an official suite: {digest: few-shot prefix}; a row names its prefix by the digest."""
+METRICS = ("acc", "acc_norm", "mc2")
+"""Those of choices."""
 Row = TypeVar("Row", "Question", "Prompt")
 
 
@@ -33,7 +40,35 @@ class Question:
     context: str
     choices: tuple[str, ...]
     answer: int
-    """Index of the right choice."""
+    """Index of the right choice, the first of several."""
+    right: tuple[int, ...] = ()
+    """Indices of all right choices where there are several (TruthfulQA's mc2); empty for `answer` alone."""
+    metric: Metric = "acc_norm"
+    stratum: str = ""
+    """The group that it is sampled and reported by: MMLU's subject."""
+    delimiter: str = ""
+    """Between context and choice; no part of a choice's length."""
+    prefix: str = ""
+    """The few-shot examples before the context."""
+    item_sha256: str = ""
+    """Digest of the words of the question alone, by which curate's contamination report knows it; empty: that of the context."""
+    doc_hash: str = ""
+    """lm-evaluation-harness's digest of the document; empty for rows that do not come from it."""
+
+    @property
+    def is_official(self) -> bool:
+        """True for a question of a benchmark that lm-evaluation-harness defines: taken as it is."""
+        return bool(self.doc_hash)
+
+    @property
+    def rights(self) -> tuple[int, ...]:
+        """Indices of all right choices."""
+        return self.right or (self.answer,)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Characters of each choice, as acc_norm counts them (lm-evaluation-harness: code points, not bytes)."""
+        return tuple(len(c if self.is_official else c.strip()) for c in self.choices)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +99,11 @@ def publish_suite(store: Store, settings: Settings, *, name: str, uri: str, kind
 
 def read_questions(suite: Artifact) -> list[Question]:
     """The rows of a multiple-choice suite. Raises DataError."""
-    return _rows(suite.file(SUITE).read_bytes(), question, origin=str(suite.manifest.config["name"]))
+    found = _rows(suite.file(SUITE).read_bytes(), question, origin=str(suite.manifest.config["name"]))
+    if PREFIXES not in suite.manifest.files:
+        return found
+    prefixes = json.loads(suite.file(PREFIXES).read_bytes())
+    return [replace(q, prefix=prefixes[q.prefix]) for q in found]
 
 
 def read_prompts(suite: Artifact) -> list[Prompt]:
@@ -75,16 +114,20 @@ def read_prompts(suite: Artifact) -> list[Prompt]:
 def question(row: dict[str, Any]) -> Question:
     """The question in a row. Raises ValueError with what is wrong."""
     _keys(row, {"id", "context", "choices", "answer"})
-    choices, answer = row["choices"], row["answer"]
+    choices, answer, official = row["choices"], row["answer"], bool(row.get("doc_hash"))
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
         raise ValueError(f"choices must be two or more non-empty strings, not {choices!r}")
-    if len(set(choices)) != len(choices):
+    if len(set(choices)) != len(choices) and not official:
         raise ValueError(f"choices repeat one another: {choices!r}")
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise ValueError(f"answer {answer!r} is not an index of the {len(choices)} choices")
-    if not isinstance(row["context"], str):
-        raise ValueError(f"context must be a string, not {row['context']!r}")
-    return Question(id=_id(row), context=row["context"], choices=tuple(choices), answer=answer)
+    if (metric := row.get("metric", "acc_norm")) not in METRICS:
+        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
+    texts = {k: _text(row, k) for k in ("context", "stratum", "delimiter", "prefix", "item_sha256", "doc_hash")}
+    right = tuple(row.get("right") or ())
+    if not all(type(i) is int and 0 <= i < len(choices) for i in right):
+        raise ValueError(f"right {right!r} are not indices of the {len(choices)} choices")
+    return Question(id=_id(row), choices=tuple(choices), answer=answer, right=right, metric=metric, **texts)
 
 
 def prompt(row: dict[str, Any]) -> Prompt:
@@ -154,6 +197,13 @@ def _row(line: str, read: Callable[[dict[str, Any]], Row], place: str) -> Row:
 def _keys(row: dict[str, Any], wanted: set[str]) -> None:
     if missing := sorted(wanted - set(row)):
         raise ValueError(f"the row lacks {', '.join(missing)}")
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    value = row.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string, not {value!r}")
+    return value
 
 
 def _id(row: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOM_OF = {
     "raw_dataset": "acquire",
     "base_model": "acquire",
+    "benchmark_mirror": "acquire",
     "curated_dataset": "curate",
     "benchmark_index": "curate",
     "packed_shards": "encode",
@@ -20,6 +21,7 @@ ROOM_OF = {
     "baseline": "gate",
     "noise_floor": "gate",
     "eval_report": "gate",
+    "recertification": "gate",
     "registered_model": "register",
     "exported_model": "serve",
     "deployment": "serve",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ft_pipeline.errors import DataError
-from ft_pipeline.gate import scorer
+from ft_pipeline.gate import scorer, scorer_rows
 from ft_pipeline.gate.benchmarks import Question
 from ft_pipeline_tests import tiny
 
@@ -34,7 +34,7 @@ def questions() -> list[Question]:
     ]  # fmt: skip
 
 
-def plain(model, choice: scorer.Scored) -> float:
+def plain(model, choice: scorer_rows.Scored) -> float:
     ids = torch.tensor([choice.ids])
     logs = torch.log_softmax(model(input_ids=ids).logits.float(), dim=-1)[0]
     return sum(logs[i - 1, choice.ids[i]].item() for i in range(choice.start, len(choice.ids)))
@@ -45,9 +45,9 @@ def test_shared_and_single_rows_score_as_the_plain_way_in_any_order(
     model_and_tokenizer, questions, monkeypatch
 ) -> None:
     model, tokenizer = model_and_tokenizer
-    encoded = [scorer.encode(tokenizer, q) for q in questions]
+    encoded = scorer_rows.encoded(tokenizer, questions, limit=512)
     wanted = [plain(model, c) for choices in encoded for c in choices]
-    monkeypatch.setattr(scorer, "BATCH_TOKENS", 300)
+    monkeypatch.setattr(scorer_rows, "BATCH_TOKENS", 300)
     shared = scorer.log_likelihoods(model, encoded, lambda *_: None)
     assert shared == pytest.approx(wanted, abs=1e-4)
     monkeypatch.setattr(scorer, "SHARED_CONTEXT", set())
@@ -63,7 +63,8 @@ def test_shared_and_single_rows_score_as_the_plain_way_in_any_order(
 def test_the_scored_tokens_are_those_of_the_choice(model_and_tokenizer) -> None:
     _, tokenizer = model_and_tokenizer
     for context, choice in (("open a file", " zipfile"), ("", "json"), ("open a fi", "le and close it")):
-        found = scorer.encode(tokenizer, Question(id="a", context=context, choices=(choice, "other"), answer=0))[0]
+        question = Question(id="a", context=context, choices=(choice, "other"), answer=0)
+        found = scorer_rows.encoded(tokenizer, [question], limit=512)[0][0]
         assert 1 <= found.start < len(found.ids)
         assert tokenizer.decode(found.ids[found.start :]).endswith(choice.strip()[-2:])
 
