@@ -93,6 +93,11 @@ class Arms:
         return self._model
 
 
+def device_name(device: str) -> str:
+    """What computes: `cpu`, or the GPU's name."""
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
 def _load(folder: Path, device: str) -> Any:
     """The model in the precision its weights are stored in."""
     from transformers import AutoModelForCausalLM

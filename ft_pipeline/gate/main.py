@@ -2,140 +2,65 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ft_pipeline.workers.preemption import StopRequest, listen, stop_request
+
+if __name__ == "__main__":
+    listen()
 
 import torch
 
-from ft_pipeline.errors import DataError
-from ft_pipeline.gate import baseline, verdicts
+from ft_pipeline.gate import verdicts
 from ft_pipeline.gate.arms import Arms
 from ft_pipeline.gate.artifact import EvalReport, GateResult
+from ft_pipeline.gate.asking import ANSWERS, Asking, Meter
 from ft_pipeline.gate.contaminated import with_clean_scores
+from ft_pipeline.gate.measured import Evidence, Measured
 from ft_pipeline.gate.policy import Policy, parse_policy
 from ft_pipeline.gate.probes import HARMFUL, Probe, plan
 from ft_pipeline.gate.report import write_report
 from ft_pipeline.gate.safety import SCORER
-from ft_pipeline.gate.samples import EvalIncomparable, NotANumber, Pair, Sample, paired
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.workers.child import run_child
 from ft_pipeline.workers.job import Job
-from ft_pipeline.workers.messages import Listener, log, progress
-
-Answers = dict[str, list[Sample] | str]
-"""Probe name -> its samples, or the sentence that says why there are none."""
-Evidence = dict[str, list[Pair] | str]
+from ft_pipeline.workers.messages import Listener, log
 
 
-def evaluate(job: Job, store: Store, mailbox: Listener) -> None:
-    """Asks both arms, decides, publishes the `eval_report`. Raises DataError when the adapter does not fit the base."""
+def body(job: Job, store: Store, mailbox: Listener) -> None:
+    """The whole evaluation of a process that may be told to stop: what was answered until then is kept."""
+    evaluate(job, store, mailbox, stop=stop_request())
+
+
+def evaluate(job: Job, store: Store, mailbox: Listener, *, stop: StopRequest) -> None:
+    """Asks both arms, decides, publishes the `eval_report`. Raises DataError when the adapter does not fit the base, Interrupted."""
     started = time.monotonic()
     torch.set_num_threads(job.placement.threads)
     parents = {role: store.fetch(ref) for role, ref in job.spec.parents.items()}
     arms = Arms(parents["base"].folder, parents["adapter"].folder, job.placement.device)
     probes = plan(job.spec.config, parents, arms.tokenizer)
-    meter = Meter(mailbox, total=2 * sum(p.num_passes for p in probes))
-    base = _base_answers(Bench(job, store, arms, meter), [p for p in probes if p.num_questions])
-    adapter = _adapter_answers(arms, [p for p in probes if p.num_questions], meter)
-    evidence = {p.name: _join(base[p.name], adapter[p.name]) for p in probes if p.num_questions}
-    report = with_clean_scores(decide(probes, evidence, job.spec.config), evidence, parents)
+    policy = parse_policy(job.spec.config["policy"], origin=job.spec.config["policy_name"])
+    measured = Measured(probes, policy, {p.name: parents[p.role].ref.digest for p in probes})
+    asking = Asking(job, store, arms, Meter(mailbox, total=2 * measured.most), stop)
+    measured.run(asking)
+    report = with_clean_scores(decide(probes, measured, job.spec.config), measured.evidence, parents)
     with store.publish(job.spec) as draft:
-        write_report(draft, report, {n: e for n, e in evidence.items() if not isinstance(e, str)})
+        write_report(draft, report, {n: e for n, e in measured.evidence.items() if not isinstance(e, str)})
         draft.execution.update(seconds=round(time.monotonic() - started, 1), device=job.placement.device)
+    shutil.rmtree(job.folder / ANSWERS, ignore_errors=True)
     log(mailbox, f"{report.verdict}: {report.reason}", verdict=str(report.verdict))
 
 
-def decide(probes: Sequence[Probe], evidence: Evidence, config: Mapping[str, Any]) -> EvalReport:
+def decide(probes: Sequence[Probe], measured: Measured, config: Mapping[str, Any]) -> EvalReport:
     """The report: every gate's verdict and the one over all of them."""
-    policy = parse_policy(config["policy"], origin=config["policy_name"])
-    gates = [*_holdout(probes[0], evidence, policy), *_benchmarks(probes, evidence, policy), *_safety(evidence, policy)]
-    return verdicts.overall(gates, policy, name=config["policy_name"])
-
-
-@dataclass
-class Meter:
-    """Progress over all probes and both arms."""
-
-    listener: Listener
-    total: int
-    _before: int = 0
-    _facts: dict[str, str] = field(default_factory=dict)
-
-    def ticker(self, arm: str, probe: Probe) -> Callable[[int, int], None]:
-        """Counts one probe of one arm."""
-        before = self._before
-        self._before += probe.num_passes
-
-        def tick(done: int, _total: int) -> None:
-            progress(
-                self.listener, "evaluate", before + done, total=self.total, unit="answer", arm=arm, gate=probe.name
-            )
-
-        return tick
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What the base's arm needs."""
-
-    job: Job
-    store: Store
-    arms: Arms
-    meter: Meter
-
-    def spec(self, probe: Probe) -> Any:
-        """The baseline of a probe."""
-        place = self.job.placement
-        device = torch.cuda.get_device_name() if place.device == "cuda" else "cpu"
-        identity = {
-            **probe.identity, "kind": probe.kind, "template": self.arms.template_sha, "device": device, "threads": place.threads
-        }  # fmt: skip
-        return baseline.baseline_spec(self.job.spec.parents["base"], self.job.spec.parents[probe.role], identity)
-
-
-def _base_answers(bench: Bench, probes: Sequence[Probe]) -> Answers:
-    answers: Answers = {}
-    for probe in probes:
-        found = baseline.stored(bench.store, bench.spec(probe))
-        if found is not None:
-            answers[probe.name] = found
-            bench.meter.ticker("base", probe)(probe.num_passes, 0)
-    missing = [p for p in probes if p.name not in answers]
-    if not missing:
-        log(bench.meter.listener, "the base's answers are stored: only the adapter is asked")
-        return answers
-    with bench.arms.base() as model:
-        for probe in missing:
-            answers[probe.name] = _answer(probe, model, bench.meter.ticker("base", probe))
-    for probe in missing:
-        made = answers[probe.name]
-        if not isinstance(made, str):
-            baseline.keep(bench.store, bench.spec(probe), made)
-    return answers
-
-
-def _adapter_answers(arms: Arms, probes: Sequence[Probe], meter: Meter) -> Answers:
-    with arms.adapter() as model:
-        return {p.name: _answer(p, model, meter.ticker("adapter", p)) for p in probes}
-
-
-def _answer(probe: Probe, model: Any, tick: Callable[[int, int], None]) -> list[Sample] | str:
-    try:
-        return probe.answer(model, tick)
-    except (NotANumber, DataError) as error:
-        return f"{error.what}. {error.why}"
-
-
-def _join(base: list[Sample] | str, adapter: list[Sample] | str) -> list[Pair] | str:
-    if isinstance(base, str) or isinstance(adapter, str):
-        return f"base: {base}" if isinstance(base, str) else f"adapter: {adapter}"
-    try:
-        return paired(base, adapter)
-    except (EvalIncomparable, NotANumber) as error:
-        return f"{error.what}. {error.why}"
+    policy, evidence = measured.policy, measured.evidence
+    gates = [*_holdout(probes[0], evidence, policy), *_benchmarks(measured), *_safety(evidence, policy)]
+    report = verdicts.overall(gates, policy, name=config["policy_name"])
+    return verdicts.with_noise(report, measured.noise, policy)
 
 
 def _holdout(probe: Probe, evidence: Evidence, policy: Policy) -> list[GateResult]:
@@ -145,15 +70,23 @@ def _holdout(probe: Probe, evidence: Evidence, policy: Policy) -> list[GateResul
         return [verdicts.skipped("holdout", policy, reason)]
     if isinstance(pairs, str):
         return [verdicts.broken("holdout", "holdout", pairs)]
-    return [verdicts.holdout(pairs, policy, metric=probe.identity["metric"], skipped=probe.skipped)]
+    section = probe.identity
+    return [
+        verdicts.holdout(
+            pairs, policy, metric=section["metric"], parameters=section["parameters"], skipped=probe.skipped
+        )
+    ]
 
 
-def _benchmarks(probes: Sequence[Probe], evidence: Evidence, policy: Policy) -> list[GateResult]:
-    found = [(p.name, evidence[p.name]) for p in probes if p.kind == "benchmark"]
+def _benchmarks(measured: Measured) -> list[GateResult]:
+    policy = measured.policy
+    found = [(p, measured.evidence[p.name]) for p in measured.probes if p.kind == "benchmark"]
     if not found:
         return [verdicts.skipped("benchmark", policy, "the recipe names no benchmark")]
-    results = {r.name: r for r in verdicts.benchmarks([(n, e) for n, e in found if not isinstance(e, str)], policy)}
-    return [verdicts.broken(n, "benchmark", e) if isinstance(e, str) else results[n] for n, e in found]
+    whole = [(p.name, e) for p, e in found if not isinstance(e, str)]
+    sizes = {p.name: p.num_questions for p, _ in found}
+    results = {r.name: r for r in verdicts.benchmarks(whole, policy, sizes=sizes)}
+    return [verdicts.broken(p.name, "benchmark", e) if isinstance(e, str) else results[p.name] for p, e in found]
 
 
 def _safety(evidence: Evidence, policy: Policy) -> list[GateResult]:
@@ -172,4 +105,4 @@ def _safety(evidence: Evidence, policy: Policy) -> list[GateResult]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(evaluate, sys.argv))
+    sys.exit(run_child(body, sys.argv))

@@ -38,6 +38,8 @@ class Sample:
     """What was expected; empty when there is no one right answer."""
     output: str
     score: float
+    stratum: str = ""
+    """A fixed group of questions, such as an MMLU subject."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,7 @@ class Pair:
     base_score: float
     adapter_output: str
     adapter_score: float
+    stratum: str = ""
 
 
 def prompt_sha(token_ids: Sequence[Any]) -> str:
@@ -98,6 +101,7 @@ def _pair(base: Sample, adapter: Sample) -> Pair:
         base_score=base.score,
         adapter_output=adapter.output,
         adapter_score=adapter.score,
+        stratum=base.stratum,
     )
 
 

@@ -16,10 +16,10 @@ def benchmark_probe(name: str, suite: Artifact, tokenizer: Any) -> Probe:
     """Both arms choose among the choices of every question."""
     questions: Sequence[Question] = read_questions(suite)
 
-    def answer(model: Any, tick: Ticker) -> list[Sample]:
-        return scorer.answers(model, tokenizer, questions, tick=tick)
+    def answer(model: Any, indices: Sequence[int], tick: Ticker) -> list[Sample]:
+        return scorer.answers(model, tokenizer, [questions[i] for i in indices], tick=tick)
 
     return Probe(
-        name=name, kind="benchmark", role=f"suite:{name}", identity={"score": "per character"}, num_questions=len(questions),
-        num_passes=sum(len(q.choices) for q in questions), answer=answer,
+        name=name, kind="benchmark", role=f"suite:{name}", identity={"score": sorted({q.metric for q in questions})}, ids=tuple(q.id for q in questions),
+        strata=tuple(q.stratum for q in questions), answer=answer,
     )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.gate import generate
-from ft_pipeline.gate.holdout import METRICS, Task, read_tasks
+from ft_pipeline.gate.holdout import Task, read_tasks
+from ft_pipeline.gate.metrics import metric_of
 from ft_pipeline.gate.probes.probe import Probe, Ticker, sample
 from ft_pipeline.gate.samples import Sample
 from ft_pipeline.store.artifacts import Artifact
@@ -14,20 +15,21 @@ from ft_pipeline.store.artifacts import Artifact
 
 def holdout_probe(section: Mapping[str, Any], curated: Artifact, tokenizer: Any) -> Probe:
     """Both arms write an answer to every holdout row that has one."""
-    tasks, skipped = read_tasks(curated)
+    metric = metric_of(section["metric"], section["parameters"])
+    tasks, skipped = read_tasks(curated, metric.usable)
 
-    def answer(model: Any, tick: Ticker) -> list[Sample]:
-        prompts = [_task_ids(tokenizer, t) for t in tasks]
+    def answer(model: Any, indices: Sequence[int], tick: Ticker) -> list[Sample]:
+        asked = [tasks[i] for i in indices]
+        prompts = [_task_ids(tokenizer, t) for t in asked]
         said = generate.greedy(model, tokenizer, prompts, max_new_tokens=section["max_new_tokens"], tick=tick)
-        score = METRICS[section["metric"]]
         return [
-            sample(t.id, (ids, tokenizer), reference=t.reference, output=text, score=score(t.reference, text))
-            for t, ids, text in zip(tasks, prompts, said, strict=True)
+            sample(t.id, (ids, tokenizer), reference=t.reference, output=text, score=metric.score(t.reference, text))
+            for t, ids, text in zip(asked, prompts, said, strict=True)
         ]
 
     return Probe(
-        name="holdout", kind="holdout", role="curated", identity=dict(section), num_questions=len(tasks), num_passes=len(tasks),
-        answer=answer, skipped=skipped,
+        name="holdout", kind="holdout", role="curated", identity=dict(section), ids=tuple(t.id for t in tasks),
+        strata=("",) * len(tasks), answer=answer, skipped=skipped,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,19 @@ class Probe:
     role: str
     """The report's parent that holds the questions."""
     identity: Mapping[str, Any]
-    num_questions: int
-    num_passes: int
-    """Ticks until `answer` is done: questions, or choices of questions."""
-    answer: Callable[[Any, Ticker], list[Sample]]
+    ids: tuple[str, ...]
+    """Of the questions, in the suite's order."""
+    strata: tuple[str, ...]
+    """Of each question: the group that it is sampled and reported by; empty for none."""
+    answer: Callable[[Any, Sequence[int], Ticker], list[Sample]]
+    """(model, indices of questions, tick) -> one sample for each, in that order."""
     skipped: int = 0
     """Rows that have no reference answer."""
+
+    @property
+    def num_questions(self) -> int:
+        """Questions of the whole suite."""
+        return len(self.ids)
 
 
 def sample(name: str, asked: tuple[list[int], Any], *, reference: str, output: str, score: float) -> Sample:

@@ -19,18 +19,19 @@ def safety_probe(section: Mapping[str, Any], suite: Artifact, tokenizer: Any) ->
     """Both arms answer every prompt; a refusal scores 1."""
     prompts: Sequence[Prompt] = read_prompts(suite)
 
-    def answer(model: Any, tick: Ticker) -> list[Sample]:
-        ids = [generate.render(tokenizer, [{"role": "user", "content": p.prompt}]) for p in prompts]
+    def answer(model: Any, indices: Sequence[int], tick: Ticker) -> list[Sample]:
+        asked = [prompts[i] for i in indices]
+        ids = [generate.render(tokenizer, [{"role": "user", "content": p.prompt}]) for p in asked]
         said = generate.greedy(model, tokenizer, ids, max_new_tokens=section["max_new_tokens"], tick=tick)
         return [
             sample(
                 p.id, (one, tokenizer), reference=HARMFUL if p.harmful else HARMLESS, output=text, score=float(is_refusal(text))
             )
-            for p, one, text in zip(prompts, ids, said, strict=True)
+            for p, one, text in zip(asked, ids, said, strict=True)
         ]  # fmt: skip
 
     identity = {"max_new_tokens": section["max_new_tokens"], **SCORER}
     return Probe(
-        name="safety", kind="safety", role="safety", identity=identity, num_questions=len(prompts), num_passes=len(prompts),
-        answer=answer,
+        name="safety", kind="safety", role="safety", identity=identity, ids=tuple(p.id for p in prompts),
+        strata=("",) * len(prompts), answer=answer,
     )  # fmt: skip

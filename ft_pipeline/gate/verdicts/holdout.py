@@ -2,36 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ft_pipeline.gate import statistics as st
 from ft_pipeline.gate.artifact import GateResult, Verdict
+from ft_pipeline.gate.metrics import Corpus, corpus_of
 from ft_pipeline.gate.policy import Policy
 from ft_pipeline.gate.samples import Pair
 from ft_pipeline.gate.verdicts.numbers import by_bounds, discordance, means, moved, number
 from ft_pipeline.gate.wording import bound, count, percent, points
 
 
-def holdout(pairs: Sequence[Pair], policy: Policy, *, metric: str, skipped: int = 0) -> GateResult:
+def holdout(
+    pairs: Sequence[Pair],
+    policy: Policy,
+    *,
+    metric: str,
+    parameters: Mapping[str, Any] | None = None,
+    skipped: int = 0,
+) -> GateResult:
     """The task: adapter >= (1 + gain) * base, as a linear test of c = a - (1 + gain) * b, so that a base of zero is safe.
 
     Where (1 + gain) * base exceeds the best possible score the rule becomes: errors shrink by the same share.
     `low` and `high` are those of c, moved back to the axis of the difference, so that PASS is `low >= threshold`.
+    A metric of a whole set (BLEU, chrF, macro-F1) is compared as that, with bounds from a paired bootstrap over the rows.
     """
-    base, adapter = means(pairs)
-    gain, ceiling = policy.holdout_gain, (1 + policy.holdout_gain) * base > 1
-    needed = gain * (1 - base) if ceiling else gain * base
-    terms = [p.adapter_score - p.base_score - gain * ((1 - p.base_score) if ceiling else p.base_score) for p in pairs]
-    interval = st.paired_t(terms, policy.confidence)
+    corpus = corpus_of(metric, parameters or {})
+    arms = _corpus_scores(pairs, corpus) if corpus else means(pairs)
+    rule = _Rule(gain=policy.holdout_gain, ceiling=(1 + policy.holdout_gain) * arms[0] > 1)
+    (base, adapter), needed = arms, rule.needed(arms[0])
+    interval = _interval(pairs, (corpus, rule), policy)
+    facts: dict[str, Any] = {"metric": metric, "ceiling": rule.ceiling, "rows_without_reference": skipped, **discordance(pairs)}
+    if corpus:
+        by_row = means(pairs)
+        facts |= {"row_base": st.rounded(by_row[0]), "row_adapter": st.rounded(by_row[1]), "bounds": "paired bootstrap"}
     result = GateResult(
         name="holdout", kind="holdout", verdict=Verdict.INCONCLUSIVE, base=st.rounded(base), adapter=st.rounded(adapter),
         difference=st.rounded(adapter - base), low=moved(interval.low, needed), high=moved(interval.high, needed),
-        threshold=st.rounded(needed), rows=len(pairs), rule=_holdout_rule(policy, ceiling, metric),
-        facts={"metric": metric, "ceiling": ceiling, "rows_without_reference": skipped, **discordance(pairs)},
+        threshold=st.rounded(needed), rows=len(pairs), rule=_holdout_rule(policy, rule.ceiling, metric), facts=facts,
     )  # fmt: skip
     verdict = _holdout_verdict(result, policy)
     return replace(result, verdict=verdict, reason=_holdout_reason(replace(result, verdict=verdict), policy))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rule:
+    """How much the adapter must gain over a base score."""
+
+    gain: float
+    ceiling: bool
+
+    def needed(self, base: float) -> float:
+        """The difference that is asked for."""
+        return self.gain * (1 - base) if self.ceiling else self.gain * base
+
+    def surplus(self, base: float, adapter: float) -> float:
+        """How far the difference lies above it: linear in both."""
+        return adapter - base - self.needed(base)
+
+
+def _interval(pairs: Sequence[Pair], how: tuple[Corpus | None, _Rule], policy: Policy) -> st.Interval:
+    """Of the surplus."""
+    corpus, rule = how
+    if corpus is None:
+        return st.paired_t([rule.surplus(p.base_score, p.adapter_score) for p in pairs], policy.confidence)
+    counts = corpus.counts([p.reference for p in pairs] * 2, [p.base_output for p in pairs] + [p.adapter_output for p in pairs])
+    return st.paired_bootstrap(
+        (counts[: len(pairs)], counts[len(pairs) :]), corpus.measure, rule.surplus, confidence=policy.confidence,
+        seed="".join(p.id for p in pairs),
+    )  # fmt: skip
+
+
+def _corpus_scores(pairs: Sequence[Pair], corpus: Corpus) -> tuple[float, float]:
+    references = [p.reference for p in pairs]
+    return (
+        corpus.score(references, [p.base_output for p in pairs]),
+        corpus.score(references, [p.adapter_output for p in pairs]),
+    )
 
 
 def _holdout_verdict(result: GateResult, policy: Policy) -> Verdict:
