@@ -183,6 +183,11 @@ def carried_step(store: Store, fingerprint: str) -> int:
     return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
+def is_known(store: Store, fingerprint: str) -> bool:
+    """True when a pod of this run has been at work and nobody has cleared away after it."""
+    return bool(store.bucket.list(carried_folder(fingerprint)))
+
+
 def forget(store: Store, fingerprint: str) -> None:
     """Deletes what only a resume needed."""
     store.bucket.remove(carried_folder(fingerprint))

@@ -105,13 +105,28 @@ class Cluster:
                 return []
             raise
 
-    def delete_job(self, name: str) -> None:
-        """Foreground: the pods end first, then what the Job owns, then its name is free. The default would orphan running pods."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
+    def owned(self, kind: str, name: str) -> list[str]:
+        """Uids of the owners of a Service or ConfigMap; empty when there is none of this name."""
+        try:
+            found = self._json("GET", f"{self._core()}/{kind.lower()}s/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return []
+            raise
+        return [owner["uid"] for owner in found["metadata"].get("ownerReferences") or ()]
+
+    def delete_job(self, name: str, uid: str) -> None:
+        """Foreground: the pods end first, then what the Job owns, then its name is free. The default would orphan running pods.
+
+        A Job of the same name that somebody made since is left alone.
+        """
+        body = {
+            "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground", "preconditions": {"uid": uid},
+        }  # fmt: skip
         try:
             self._json("DELETE", self._jobs(name), body=body)
         except ApiError as error:
-            if error.status != 404:
+            if error.status not in (404, 409):
                 raise
 
     def _core(self) -> str:

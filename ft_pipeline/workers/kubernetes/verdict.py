@@ -15,6 +15,8 @@ from ft_pipeline.workers.outcome import Outcome, outcome_of
 
 Document = Mapping[str, Any]
 INDEX = "batch.kubernetes.io/job-completion-index"
+FAILURES = ("batch.kubernetes.io/job-index-failure-count", "batch.kubernetes.io/job-index-ignored-failure-count")
+"""Annotations of a pod: how many before it at its index were counted as failed, and how many were not."""
 WAITING_EVENTS = ("FailedCreate", "FailedScheduling", "FailedMount", "Failed", "BackOff", "ErrImagePull")
 
 
@@ -80,10 +82,17 @@ def waiting_for(job: Document, pods: Iterable[Document], events: Iterable[Docume
     return told or _told_by(events, [job["metadata"]["name"], *(pod["metadata"]["name"] for pod in pods)])
 
 
-def endings(pods: Iterable[Document]) -> list[PodEnd]:
-    """Of the pods that have ended otherwise than well, oldest first."""
+def endings(pods: Iterable[Document], *, gone: Iterable[Document] = ()) -> list[PodEnd]:
+    """Of the pods that have ended otherwise than well, oldest first. `gone`: pods as they were last seen, that are no longer there."""
     ended = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
+    ended += [pod for pod in gone if pod["status"].get("phase") != "Succeeded"]
     return [_ending(pod) for pod in sorted(ended, key=lambda pod: pod["metadata"]["creationTimestamp"])]
+
+
+def replaced(pods: Iterable[Document]) -> int:
+    """How often the pod of some index was replaced, the most of all indexes: what the cluster itself counts."""
+    notes = [pod["metadata"].get("annotations") or {} for pod in pods]
+    return max((sum(int(note.get(key, 0)) for key in FAILURES) for note in notes), default=0)
 
 
 def culprit(ends: Sequence[PodEnd]) -> PodEnd | None:
@@ -139,7 +148,8 @@ def _ending(pod: Document) -> PodEnd:
     disrupted = [c for c in status.get("conditions") or () if c["type"] == "DisruptionTarget" and c["status"] == "True"]
     code = end.get("exitCode")
     outcome = Outcome.CRASHED if code is None else outcome_of(int(code))
-    if disrupted and outcome is Outcome.CRASHED:
+    stopped = disrupted or (code is None and about.get("deletionTimestamp"))
+    if stopped and outcome is Outcome.CRASHED:
         outcome = Outcome.PREEMPTED
     reasons = [c.get("reason", "") for c in disrupted] + [end.get("reason", ""), status.get("reason", "")]
     return PodEnd(

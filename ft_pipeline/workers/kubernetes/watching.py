@@ -16,6 +16,7 @@ from ft_pipeline.workers.kubernetes.client import ApiError, Cluster
 Manifest = dict[str, Any]
 LONGEST_PAUSE = 15.0
 """Seconds between tries when the API server does not answer."""
+RELIST_PAUSE = 0.2
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Jobs:
                 self._watch(version)
             except ApiError as error:
                 if error.status in (410, 504):
+                    time.sleep(RELIST_PAUSE)
                     continue
                 self._tell(error.message)
                 time.sleep(pause)
