@@ -31,10 +31,12 @@ class Rollouts:
     micros_per_step: int
     keep_steps: int
     """The newest so many steps; 0 keeps none."""
+    updates: int = 1
+    """Optimizer steps on each rollout: a shard is of the first of them."""
     recording: bool = False
     """False until the first step: a method is also asked by the checks before it."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of every shard that this process wrote, also of those that were let go since."""
+    """Bytes of every shard that this process wrote, also of those that were let go since. Replicas write the others of a step."""
 
     def write(self, micro: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the completions of one global micro-batch and lets old steps go."""
@@ -47,13 +49,14 @@ class Rollouts:
         self.sizes[name] = len(content)
         for path in shards(self.folder):
             if step_of(path.name) <= step - self.keep_steps:
-                path.unlink()
+                path.unlink(missing_ok=True)  # replicas do the same
 
     @property
     def bytes_per_step(self) -> float:
-        """Mean over the steps that this process made; 0 without one."""
-        steps = {step_of(name) for name in self.sizes}
-        return sum(self.sizes.values()) / len(steps) if steps else 0.0
+        """Of all processes, by the mean shard of this one; 0 without one."""
+        if not self.sizes:
+            return 0.0
+        return sum(self.sizes.values()) / len(self.sizes) * self.micros_per_step / self.updates
 
 
 def shards(folder: Path) -> list[Path]:
