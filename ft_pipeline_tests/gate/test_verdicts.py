@@ -241,3 +241,21 @@ def test_graded_benchmarks_are_judged_by_their_means() -> None:
     ]
     assert benchmark(pairs).verdict is Verdict.PASS
     assert benchmark([replace(p, adapter_score=p.adapter_score - 0.1) for p in pairs]).verdict is Verdict.FAIL
+
+
+def answered(rows: int, right: tuple[int, int]) -> list[Pair]:
+    """Labels, of which each arm gets every k-th wrong."""
+    return [
+        Pair(id=str(n), prompt_sha="", prompt="", reference=(ref := "ab"[n % 7 == 0]), base_output="?" if n % right[0] == 0 else ref,
+             base_score=float(n % right[0] != 0), adapter_output="?" if n % right[1] == 0 else ref, adapter_score=float(n % right[1] != 0))
+        for n in range(rows)
+    ]  # fmt: skip
+
+
+def test_a_metric_of_a_whole_set_is_compared_as_that_with_bootstrap_bounds() -> None:
+    result = verdicts.holdout(answered(400, (3, 11)), STAGING, metric="macro_f1")
+    assert result.verdict is Verdict.PASS and result.facts["bounds"] == "paired bootstrap"
+    assert result.base != result.facts["row_base"] and result.low < result.difference < result.high
+    assert result == verdicts.holdout(answered(400, (3, 11)), STAGING, metric="macro_f1"), "the draws are of the rows"
+    assert verdicts.holdout(answered(400, (3, 3)), STAGING, metric="macro_f1").verdict is Verdict.FAIL
+    assert verdicts.holdout(answered(400, (11, 3)), STAGING, metric="macro_f1").verdict is Verdict.FAIL

@@ -34,7 +34,12 @@ def holdout(
     rule = _Rule(gain=policy.holdout_gain, ceiling=(1 + policy.holdout_gain) * arms[0] > 1)
     (base, adapter), needed = arms, rule.needed(arms[0])
     interval = _interval(pairs, (corpus, rule), policy)
-    facts: dict[str, Any] = {"metric": metric, "ceiling": rule.ceiling, "rows_without_reference": skipped, **discordance(pairs)}
+    facts: dict[str, Any] = {
+        "metric": metric,
+        "ceiling": rule.ceiling,
+        "rows_without_reference": skipped,
+        **discordance(pairs),
+    }
     if corpus:
         by_row = means(pairs)
         facts |= {"row_base": st.rounded(by_row[0]), "row_adapter": st.rounded(by_row[1]), "bounds": "paired bootstrap"}
@@ -68,7 +73,9 @@ def _interval(pairs: Sequence[Pair], how: tuple[Corpus | None, _Rule], policy: P
     corpus, rule = how
     if corpus is None:
         return st.paired_t([rule.surplus(p.base_score, p.adapter_score) for p in pairs], policy.confidence)
-    counts = corpus.counts([p.reference for p in pairs] * 2, [p.base_output for p in pairs] + [p.adapter_output for p in pairs])
+    counts = corpus.counts(
+        [p.reference for p in pairs] * 2, [p.base_output for p in pairs] + [p.adapter_output for p in pairs]
+    )
     return st.paired_bootstrap(
         (counts[: len(pairs)], counts[len(pairs) :]), corpus.measure, rule.surplus, confidence=policy.confidence,
         seed="".join(p.id for p in pairs),
