@@ -8,6 +8,8 @@ from typing import Any
 
 from ft_pipeline.errors import RecipeError, UserError
 from ft_pipeline.gate.benchmarks import CHOICES, SAFETY, publish_suite
+from ft_pipeline.gate.metrics.function import function_code, is_function
+from ft_pipeline.gate.official import the_suite
 from ft_pipeline.gate.policy import Policy, policy_json, read_policy
 from ft_pipeline.recipe import Gate, Recipe, identity
 from ft_pipeline.settings import Settings
@@ -18,7 +20,7 @@ from ft_pipeline.store.paths import run_folder
 from ft_pipeline.workers.job import Job, Placement
 
 ROOM = Path(__file__).parent
-NOT_EVALUATION = {"assets.py", "__init__.py", "evaluation.py"}
+NOT_EVALUATION = {"assets.py", "__init__.py", "evaluation.py", "official.py", "official_rows.py"}
 MODULE = "ft_pipeline.gate.main"
 
 
@@ -32,7 +34,9 @@ def publish_suites(gate: Gate, store: Store, settings: Settings) -> dict[str, Re
             cure="rename it in the recipe",
         )
     refs = {
-        f"suite:{b.name}": publish_suite(store, settings, name=b.name, uri=b.uri, kind=CHOICES).ref
+        f"suite:{b.name}": the_suite(store, b.task, b.suite)
+        if b.task
+        else publish_suite(store, settings, name=b.name, uri=b.uri, kind=CHOICES).ref
         for b in gate.benchmarks
     }
     if gate.safety:
@@ -46,10 +50,15 @@ def report_config(gate: Gate, policy: Policy) -> dict[str, Any]:
     return {
         "policy_name": gate.policy,
         "policy": policy_json(policy),
-        "holdout": body["holdout"],
+        "holdout": body["holdout"] | _metric_code(gate.holdout.metric),
         "benchmarks": [b["name"] for b in body["benchmarks"]],
         "safety": {"max_new_tokens": body["safety"]["max_new_tokens"]} if body["safety"] else None,
     }
+
+
+def _metric_code(metric: str) -> dict[str, str]:
+    """A changed metric of the recipe's own is another metric."""
+    return {"metric_code": function_code(metric)} if is_function(metric) else {}
 
 
 def report_spec(gate: Gate, parents: Mapping[str, Ref]) -> Spec:
@@ -86,5 +95,5 @@ def evaluation_job(
 
 
 def _code() -> str:
-    sources = sorted(p for p in ROOM.rglob("*.py") if p.name not in NOT_EVALUATION)
+    sources = sorted(p for p in ROOM.rglob("*.py") if p.name not in NOT_EVALUATION and p.parent.name != "bump")
     return sha256_json([code_digest(*sources), sha256_file(ROOM / "report.html.jinja")])
