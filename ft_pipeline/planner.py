@@ -23,6 +23,7 @@ from ft_pipeline.finetune import artifact as finetune
 from ft_pipeline.finetune.compatibility import refuse_incompatible
 from ft_pipeline.finetune.requirements import parent_specs
 from ft_pipeline.gate.evaluation import report_config
+from ft_pipeline.gate.official import the_suite
 from ft_pipeline.gate.policy import read_policy
 from ft_pipeline.planning import work
 from ft_pipeline.planning.cost import Ask
@@ -34,6 +35,7 @@ from ft_pipeline.planning.work import Work
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.resources import House
 from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import open_store
 from ft_pipeline.store.manifest import Manifest, Ref, Spec
 from ft_pipeline.store.paths import resolve
 
@@ -70,6 +72,9 @@ def refuse_impossible(found: Recipe, where: Settings, *, places: bool = True) ->
     read_policy(found.gate.policy)
     if not places:
         return
+    for suite in found.gate.benchmarks:
+        if suite.task:
+            the_suite(open_store(where), suite.task, suite.suite)
     for field, uri in _places(found):
         if "://" in resolve(uri, where.home):
             continue
@@ -91,7 +96,7 @@ def _places(found: Recipe) -> Iterator[tuple[str, str]]:
         yield f"curate.contamination.benchmarks {benchmark.name}", benchmark.uri
     if found.curate.toxicity.words:
         yield "curate.toxicity.words", found.curate.toxicity.words
-    yield from ((f"gate.benchmarks {suite.name}", suite.uri) for suite in found.gate.benchmarks)
+    yield from ((f"gate.benchmarks {suite.name}", suite.uri) for suite in found.gate.benchmarks if suite.uri)
     if found.gate.safety:
         yield "gate.safety", found.gate.safety.uri
 

@@ -14,7 +14,18 @@ from ft_pipeline.store.manifest import Ref, Spec
 
 SAMPLES = "samples.parquet"
 ROOM = Path(__file__).parent
-CODE = ("arms.py", "benchmarks.py", "generate.py", "holdout.py", "probes", "safety.py", "samples.py", "scorer.py")
+CODE = (
+    "arms.py",
+    "benchmarks.py",
+    "generate.py",
+    "holdout.py",
+    "probes",
+    "safety.py",
+    "samples.py",
+    "scorer.py",
+    "scorer_rows.py",
+    "written.py",
+)
 """The files and folders that decide an answer."""
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from ft_pipeline.curate.artifact import CONTAMINATION, item_sha256
 from ft_pipeline.gate import statistics as st
 from ft_pipeline.gate.artifact import EvalReport, GateResult
-from ft_pipeline.gate.benchmarks import read_questions
 from ft_pipeline.gate.samples import Pair
 from ft_pipeline.gate.wording import count, percent
+from ft_pipeline.gate.written import read_asked
 from ft_pipeline.store.artifacts import Artifact
 
 
@@ -51,8 +51,8 @@ def _scored(
     parents, found = where
     if gate.kind != "benchmark" or isinstance(pairs, str):
         return gate
-    questions = read_questions(parents[f"suite:{gate.name}"])
-    known = {q.id: found[sha] for q in questions if (sha := item_sha256(q.context)) in found}
+    questions = read_asked(parents[f"suite:{gate.name}"])
+    known = {q.id: found[sha] for q in questions if (sha := q.item_sha256 or item_sha256(q.context)) in found}
     return _with_clean_score(gate, pairs, known) if known else gate
 
 

@@ -13,18 +13,34 @@ from ft_pipeline.gate.samples import NotANumber
 
 BATCH_ROWS = 64
 """Prompts of one batch: a constant, since in low precision a batch's shape is part of its result."""
+LOOK_STEPS = 16
+"""Steps between two looks for a text that ends an answer: words are decoded anew each time."""
 Ticker = Callable[[int, int], None]
+Ended = Callable[[list[int]], bool]
 
 
 def greedy(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, tick: Ticker
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    tick: Ticker,
+    until: Sequence[str] = (),
 ) -> list[str]:
-    """The answers as text without special tokens, in order; each stops at the end of its turn. Raises NotANumber, DataError."""
+    """The answers as text without special tokens, in order; each stops at the end of its turn. Raises NotANumber, DataError.
+
+    `until`: texts after which nothing of an answer is read, so that it need not go on; they and a few tokens more may be in it.
+    """  # fmt: skip
     _fit(prompts, max_new_tokens, model)
     stops = stop_ids(tokenizer, model)
     answers, done = [""] * len(prompts), 0
+
+    def ended(ids: list[int]) -> bool:
+        return any(text in tokenizer.decode(ids, skip_special_tokens=True) for text in until)
+
     for batch in batches(prompts):
-        made = _batch(model, [prompts[i] for i in batch], (stops, max_new_tokens))
+        made = _batch(model, [prompts[i] for i in batch], (stops, max_new_tokens, ended if until else None))
         for index, ids in zip(batch, made, strict=True):
             answers[index] = tokenizer.decode(ids, skip_special_tokens=True).strip()
         done += len(batch)
@@ -67,10 +83,10 @@ def batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         yield order[start : start + BATCH_ROWS]
 
 
-def _batch(model: Any, prompts: Sequence[Sequence[int]], end: tuple[set[int], int]) -> list[list[int]]:
+def _batch(model: Any, prompts: Sequence[Sequence[int]], end: tuple[set[int], int, Ended | None]) -> list[list[int]]:
     from transformers import DynamicCache
 
-    (stops, max_new_tokens), device = end, model.device
+    (stops, max_new_tokens, ended), device = end, model.device
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -87,11 +103,18 @@ def _batch(model: Any, prompts: Sequence[Sequence[int]], end: tuple[set[int], in
         step = logits.argmax(dim=-1)
         running = running & ~torch.isin(step, ends)
         made.append(torch.where(running, step, -1))
+        if ended and len(made) % LOOK_STEPS == 0:
+            running = running & ~torch.tensor([ended(ids) for ids in _written(made)], device=device)
         if not running.any():
             break
         ids, positions = step[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-    return [[token for token in row if token >= 0] for row in torch.stack(made, dim=1).tolist()]
+    return _written(made)
+
+
+def _written(made: Sequence[torch.Tensor]) -> list[list[int]]:
+    """The tokens of each row so far. `made`: a step each, -1 for rows that have ended."""
+    return [[token for token in row if token >= 0] for row in torch.stack(list(made), dim=1).tolist()]
 
 
 def _finite(logits: torch.Tensor) -> None:
