@@ -45,6 +45,7 @@ class Verdict:
 def refuse_incompatible(recipe: Recipe, placement: Placement) -> Verdict:
     """The verdict on a run that may start. Raises RecipeError for one that the table or the number of processes forbids."""
     _refuse_undivided(recipe.finetune, placement.world)
+    _refuse_idle_offload(placement)
     cell = cell_of(recipe.finetune, placement)
     found = verdict(cell)
     if found.state == "refused":
@@ -101,6 +102,18 @@ def _refuse_undivided(section: Finetune, processes: int) -> None:
         f"(windows_per_step {section.windows_per_step} / windows_per_micro {section.windows_per_micro})",
         why="Some processes would compute more micro-batches than others, and all would wait for those.",
         cure=f"processes: {below}, which changes no weight (possible: {', '.join(map(str, fitting))})",
+    )
+
+
+def _refuse_idle_offload(placement: Placement) -> None:
+    """Only ZeRO moves states to host memory, and only stage 3 weights: elsewhere the field would do nothing, unseen."""
+    able = ("zero3",) if placement.offload == "parameters" else ("zero1", "zero2", "zero3")
+    if placement.offload == "none" or (placement.world > 1 and placement.sharding in able):
+        return
+    raise RecipeError(
+        f"placement.offload {placement.offload} with {placement.world} processes and sharding {placement.sharding}",
+        why="Nothing would be moved to host memory: DeepSpeed does that, for several processes.",
+        cure=f"processes: 2 or more and sharding: {able[-1]}; or offload: none, and checkpointing: offload for activations",
     )
 
 

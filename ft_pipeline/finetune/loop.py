@@ -22,7 +22,8 @@ from ft_pipeline.finetune.parallel import World
 from ft_pipeline.finetune.retention import best_step, stops_early
 from ft_pipeline.finetune.saving import Saver
 from ft_pipeline.finetune.schedule import Schedule, mine, noise_seed
-from ft_pipeline.finetune.sharding import load_optimizer, whole, whole_optimizer
+from ft_pipeline.finetune.sharding import whole
+from ft_pipeline.finetune.updates import Updates
 from ft_pipeline.finetune.watch import Micro, Spikes, refuse_not_finite, refuse_not_finite_validation, refuse_spike
 from ft_pipeline.workers.messages import log
 from ft_pipeline.workers.preemption import StopRequest
@@ -66,11 +67,6 @@ class Run:
         return Meter(self.trainee, recomputed=float(self.world.checkpointing == "full"))
 
     @cached_property
-    def trained(self) -> list[torch.nn.Parameter]:
-        """The trained parameters, looked up once (a tenth of a tiny step each time): from when the world has spread them."""
-        return self.trainee.trained
-
-    @cached_property
     def spikes(self) -> Spikes:
         """Every loss of the run."""
         return Spikes(self.schedule.steps)
@@ -97,9 +93,8 @@ def train(run: Run) -> State:
 
 
 def _trained(run: Run) -> State:
-    run.world.spread(run.trainee)
-    optimizer = _optimizer(run.trainee)
-    state = _resumed(run, optimizer)
+    updates = run.world.spread(run.trainee)
+    state = _resumed(run, updates)
     # a model of which every weight is trained is loaded in eval mode, and no validation precedes the first step of most resumes
     run.trainee.model.train()
     stopping, due = run.world.agreed(run.stop.asked, False)
@@ -109,17 +104,17 @@ def _trained(run: Run) -> State:
         if validated and _is_over(run, state):
             return _ended(run, state)
         if stopping or not validated:
-            _stop(run, state, optimizer)
+            _stop(run, state, updates)
         if (
             run.checkpoints.keep_best
             and state.step > run.checkpoints.saved_step
             and best_step(state.measured) == state.step
         ):
-            _save(run, state, optimizer)
-        _step(run, state, optimizer)
+            _save(run, state, updates)
+        _step(run, state, updates)
         stopping, due = run.world.agreed(run.stop.asked, run.checkpoints.due(state.step))
         if due and not stopping and state.step < run.schedule.steps:
-            _save(run, state, optimizer)
+            _save(run, state, updates)
 
 
 def mean_loss(run: Run, items: Sequence[Any]) -> float | None:
@@ -139,15 +134,7 @@ def mean_loss(run: Run, items: Sequence[Any]) -> float | None:
     return None if stopped else run.world.summed({"loss": total})["loss"] / weight
 
 
-def _optimizer(trainee: Trainee) -> torch.optim.AdamW:
-    section = trainee.section
-    matrices = [p for p in trainee.trained if p.ndim > 1]
-    others = [p for p in trainee.trained if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section.learning_rate, fused=True)
-
-
-def _resumed(run: Run, optimizer: torch.optim.Optimizer) -> State:
+def _resumed(run: Run, updates: Updates) -> State:
     newest = run.checkpoints.newest_whole()
     if newest is None:
         recall(run.method, run.trainee, step=0, memory={})
@@ -155,7 +142,7 @@ def _resumed(run: Run, optimizer: torch.optim.Optimizer) -> State:
     state, tensors, saved = run.checkpoints.load(newest)
     run.trainee.load(tensors)
     recall(run.method, run.trainee, step=state.step, memory=saved.pop(MEMORY, {}))
-    load_optimizer(optimizer, saved)
+    updates.load(saved)
     run.metrics.resumed(state.losses)
     for entry in state.losses:
         run.spikes.fault(entry["loss"])
@@ -198,11 +185,11 @@ def _validated(run: Run, state: State) -> bool:
     return True
 
 
-def _stop(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
+def _stop(run: Run, state: State, updates: Updates) -> None:
     """Waits for the checkpoint that is being written, saves what is not saved yet and leaves with exit 75."""
     run.saver.settle()
     if state.step > run.checkpoints.saved_step:
-        _save(run, state, optimizer)
+        _save(run, state, updates)
         run.saver.settle()
     raise Interrupted(
         f"stopped after step {state.step} of {run.schedule.steps}",
@@ -211,9 +198,9 @@ def _stop(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
     )
 
 
-def _save(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
+def _save(run: Run, state: State, updates: Updates) -> None:
     """All processes gather, one writes."""
-    tensors, saved = run.trainee.live_tensors(), whole_optimizer(optimizer, keep=run.world.leads)
+    tensors, saved = run.trainee.live_tensors(), updates.state(keep=run.world.leads)
     if memory := memory_of(run.method, state.step, run.world):
         saved[MEMORY] = memory
     if run.world.leads:
@@ -222,18 +209,14 @@ def _save(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
         run.checkpoints.begin(state.step)
 
 
-def _step(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
+def _step(run: Run, state: State, updates: Updates) -> None:
     """One optimizer step; the state moves on by one entry."""
     started = time.monotonic()
     rate = run.schedule.learning_rate(state.step)
-    found, micros, norm = _gradients(run, state.step)
+    found, micros, norm = _gradients(run, state.step, updates)
     entry = {"step": state.step + 1, **found, "learning_rate": rate}
     refuse_not_finite(run, entry, micros)
-    torch.nn.utils.clip_grads_with_norm_(run.trained, run.schedule.section.max_grad_norm, norm)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    updates.step(norm, rate)
     state.step += 1
     state.losses.append(entry)
     seconds = time.monotonic() - started
@@ -244,7 +227,7 @@ def _step(run: Run, state: State, optimizer: torch.optim.Optimizer) -> None:
             refuse_spike(state.step, fault)
 
 
-def _gradients(run: Run, step: int) -> tuple[dict[str, Any], list[Micro], torch.Tensor]:
+def _gradients(run: Run, step: int, updates: Updates) -> tuple[dict[str, Any], list[Micro], torch.Tensor]:
     """Forward and backward over the step's micro-batches: what the step tells besides its rate, each micro-batch, the gradient's norm."""
     schedule, method = run.schedule, run.method
     every = range(step * schedule.micros_per_step, (step + 1) * schedule.micros_per_step)
@@ -259,15 +242,12 @@ def _gradients(run: Run, step: int) -> tuple[dict[str, Any], list[Micro], torch.
         with run.trainee.precision():
             found = method.loss(run.trainee, batch)
             part = found.total / weight
-        run.world.exchanges(micro == dealt[-1])
-        part.backward()
+        updates.backward(part, last=micro == dealt[-1])
         for name, value in {"loss": part, **{n: v / weight for n, v in found.facts.items()}}.items():
             sums[name] = sums.get(name, 0) + value.detach()
         micros.append(Micro(number=micro, loss=found.total.detach(), weight=weights[micro]))
         tokens += batch.tokens
-    run.world.reduce(run.trained)
-    # clipped only once it is known to be finite: NaN would spread to every gradient, and the diagnosis tells them apart
-    norm = torch.nn.utils.get_total_norm([p.grad for p in run.trained if p.grad is not None])
+    norm = updates.norm()
     told = run.world.summed({"tokens": tokens, **{name: float(value) for name, value in sums.items()}})
     told |= {"grad_norm": float(whole(norm)), "tokens": int(told["tokens"]), "trained_tokens": int(weight)}
     return told, micros, norm

@@ -17,6 +17,7 @@ from ft_pipeline.finetune.quantize import quantize_projections
 from ft_pipeline.finetune.score import SCORED, add_score, published
 from ft_pipeline.finetune.sharding import like, whole
 from ft_pipeline.finetune.value_head import PREFIX, add_value_head, load_value_head, value_tensors
+from ft_pipeline.finetune.zero import is_split, put
 from ft_pipeline.recipe import Finetune
 
 
@@ -47,27 +48,30 @@ class Trainee:
 
     def live_tensors(self) -> dict[str, torch.Tensor]:
         """The same where they are, changing as the run goes on: who saves them copies them first. Of a sharded run, gathered."""
-        return {name: whole(tensor) for name, tensor in self._slices().items()}
+        return {name: whole(tensor).detach() for name, tensor in self._slices().items()}
 
     def _slices(self) -> dict[str, torch.Tensor]:
         """What this process holds of each."""
         if self.section.lora is not None:
             from peft import get_peft_model_state_dict
 
-            found = get_peft_model_state_dict(self.model)
+            found = get_peft_model_state_dict(self.model, state_dict=self.model.state_dict(keep_vars=True))
         else:
             tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
             drop = tied if getattr(self.model.config, "tie_word_embeddings", False) else set()
-            found = {name: t for name, t in self.model.state_dict().items() if name not in drop}
+            found = {name: t for name, t in self.model.state_dict(keep_vars=True).items() if name not in drop}
         if self.section.method in SCORED:
             found = published(found)
         if self.section.method == "ppo":
             found |= value_tensors(self.model)
-        return {name: found[name].detach() for name in sorted(found)}
+        return {name: found[name] for name in sorted(found)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Puts saved tensors back in place; of each, a process of a sharded run takes its slice."""
         there = self._slices()
+        if any(is_split(tensor) for tensor in there.values()):
+            put(there, tensors)
+            return
         tensors = {name: like(there[name], tensor) for name, tensor in tensors.items()}
         if self.section.method == "ppo":
             load_value_head(

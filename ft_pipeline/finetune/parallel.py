@@ -1,8 +1,8 @@
 """The processes of a run: one, or several that share the micro-batches of a step and agree on everything else.
 
-Two ways to share: replicas (each process holds every weight, gradients are summed) and shards (FSDP2, sharding.py). Either way a
-process computes the micro-batches that `schedule.mine` deals to it, the loss is divided by the weight of the whole step, and sums
-over processes differ from one process only in the order of additions.
+Three ways to share: replicas (each process holds every weight, gradients are summed), shards (FSDP2, sharding.py) and ZeRO (DeepSpeed,
+zero.py). In each a process computes the micro-batches that `schedule.mine` deals to it, the loss is divided by the weight of the whole
+step, and sums over processes differ from one process only in the order of additions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch.distributed as dist
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune import sharding
 from ft_pipeline.finetune.recompute import recompute
+from ft_pipeline.finetune.updates import Updates, updates_of
+from ft_pipeline.finetune.zero import left
 from ft_pipeline.settings import rank_here
 from ft_pipeline.workers.child import dying_with_parent_at_once
-from ft_pipeline.workers.job import Checkpointing, Placement
-
-BUCKET_ELEMENTS = 8 << 20
-"""Gradients travel in pieces of 32 MiB in float32: large enough that latency does not count, small enough that they overlap."""
+from ft_pipeline.workers.job import Checkpointing, Offload, Placement, Sharding
 
 
 @dataclass(kw_only=True)
@@ -31,24 +30,31 @@ class World:
 
     rank: int = 0
     size: int = 1
-    sharded: bool = False
-    """Parameters, gradients and Adam states are split (FSDP2); False: a replica in every process."""
+    sharding: Sharding = "none"
+    offload: Offload = "none"
     checkpointing: Checkpointing = "none"
     control: Any = None
     """Gloo group for votes and sums of plain numbers: never the one of the gradients."""
-    model: Any = None
+    updates: Any = None
+    """What moves the weights, once the model is spread."""
 
     @property
     def leads(self) -> bool:
         """True for the one that writes files and tells what happens."""
         return self.rank == 0
 
-    def spread(self, trainee: Any) -> None:
-        """Readies the loaded model for this world; before the optimizer is made. Every process has loaded the same one."""
-        self.model = trainee.model
+    @property
+    def sharded(self) -> bool:
+        """FSDP2 splits the parameters."""
+        return self.sharding == "fsdp" and self.size > 1
+
+    def spread(self, trainee: Any) -> Updates:
+        """Readies the loaded model for this world, and what will move its weights. Every process has loaded the same one."""
         recompute(sharding.layers_of(trainee.model), self.checkpointing)
         if self.sharded:
             sharding.shard(trainee.model, device=trainee.device, size=self.size)
+        self.updates = updates_of(trainee, self)
+        return self.updates
 
     def agreed(self, *claims: bool) -> tuple[bool, ...]:
         """Each claim as all processes see it: True when one of them says so. Measured on gloo, 2 loaded cores: 0.3 ms."""
@@ -77,28 +83,6 @@ class World:
             place = start + self.rank
             yield items[min(place, len(items) - 1)], place < len(items)
 
-    def exchanges(self, now: bool) -> None:
-        """Says before a backward pass whether it is the step's last: only then do shards exchange gradients."""
-        if self.sharded:
-            self.model.set_requires_gradient_sync(now)
-
-    def reduce(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """After the step's last backward pass: the sum of each gradient over all replicas. Shards have exchanged theirs already."""
-        if self.size == 1 or self.sharded:
-            return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flying = []
-        for bucket in _buckets(gradients):
-            flat = torch.cat([g.reshape(-1) for g in bucket])
-            flying.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-        for bucket, flat, work in flying:
-            work.wait()
-            parts = flat.split([g.numel() for g in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
@@ -107,6 +91,7 @@ class World:
     def leave(self) -> None:
         """Ends the group; the last thing that a process does with it."""
         if self.size > 1:
+            left(self.updates)
             dist.destroy_process_group()
 
 
@@ -129,19 +114,6 @@ def join(placement: Placement) -> World:
     with dying_with_parent_at_once():
         dist.init_process_group(backend, init_method=here.rendezvous, rank=here.rank, world_size=here.size)
     return World(
-        rank=here.rank, size=here.size, sharded=placement.sharding == "fsdp", checkpointing=placement.checkpointing,
-        control=dist.new_group(backend="gloo"),
+        rank=here.rank, size=here.size, sharding=placement.sharding, offload=placement.offload,
+        checkpointing=placement.checkpointing, control=dist.new_group(backend="gloo"),
     )  # fmt: skip
-
-
-def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Neighbours of one type, together up to the size of a bucket: the same in every process."""
-    bucket: list[torch.Tensor] = []
-    for tensor in tensors:
-        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET_ELEMENTS
-        if bucket and (full or bucket[0].dtype != tensor.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket

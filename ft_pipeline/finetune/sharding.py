@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.finetune.zero import is_split, whole_of
+
 
 def shard(model: Any, *, device: str, size: int) -> None:
     """Splits the model in place: each layer, then the rest.
@@ -39,6 +41,8 @@ def layers_of(model: Any) -> list[torch.nn.Module]:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The whole tensor of a slice: a collective, so every process calls it in the same order. Any other tensor as it is."""
+    if is_split(tensor):
+        return whole_of(tensor)
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[attr-defined]
 
 

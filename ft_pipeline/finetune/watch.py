@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def refuse_not_finite(run: Run, entry: Mapping[str, Any], micros: Sequence[Micro
     facts = {
         **{name: _number(value) for name, value in entry.items()},
         "micro_batches": [_micro(run, micro) for micro in micros],
-        "gradient_norms": gradient_norms(run.trainee.model),
+        "gradient_norms": gradient_norms(run.world.updates.gradients()),
     }
     path = _diagnosed(run, facts)
     raise TrainingFailed(
@@ -113,15 +113,12 @@ def refuse_spike(step: int, fault: str) -> None:
     )
 
 
-def gradient_norms(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """The ten modules of the largest gradients, those that are not finite first."""
+def gradient_norms(gradients: Iterable[tuple[str, torch.Tensor]]) -> list[dict[str, Any]]:
+    """The ten modules of the largest gradients, those that are not finite first. `gradients`: with the names of their parameters."""
     squares: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            module = name.rpartition(".")[0]
-            squares[module] = (
-                squares.get(module, torch.zeros(())) + whole(parameter.grad.detach().double().square().sum()).cpu()
-            )
+    for name, gradient in gradients:
+        module = name.rpartition(".")[0]
+        squares[module] = squares.get(module, torch.zeros(())) + whole(gradient.detach().double().square().sum()).cpu()
     norms = {module: float(square.sqrt()) for module, square in squares.items()}
     first = sorted(norms, key=lambda module: (math.isfinite(norms[module]), -_finite(norms[module]), module))
     return [{"module": module, "norm": _number(norms[module])} for module in first[:MODULES_TOLD]]

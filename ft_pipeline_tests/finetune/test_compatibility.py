@@ -18,7 +18,7 @@ from ft_pipeline.recipe_reinforce import PolicyMethod
 from ft_pipeline.store.manifest import Ref
 from ft_pipeline.workers.job import Placement
 from ft_pipeline_tests import tiny
-from ft_pipeline_tests.finetune import test_parallel
+from ft_pipeline_tests.finetune import test_parallel, test_zero
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,13 +35,27 @@ def test_a_number_of_processes_that_does_not_divide_a_step_is_refused_with_those
     ("changes", "sharding", "says"),
     [
         ({"lora": Lora(rank=4, alpha=8, quantize="nf4")}, "zero3", "packed_weight"),
-        ({"lora": None}, "zero2", "DeepSpeed is not run"),
     ],
 )
 def test_what_breaks_is_refused_with_the_issue_and_the_cure(changes, sharding, says):
     with pytest.raises(RecipeError, match="refused") as refused:
         refuse_incompatible(tiny.recipe(**changes), Placement(processes=2, sharding=sharding))
     assert says in refused.value.why and "fsdp" in refused.value.cure
+
+
+@pytest.mark.parametrize(
+    ("place", "able"),
+    [
+        ({"sharding": "fsdp", "processes": 2, "offload": "optimizer"}, "zero3"),
+        ({"sharding": "zero2", "processes": 2, "offload": "parameters"}, "zero3"),
+        ({"sharding": "zero3", "offload": "optimizer"}, "processes: 2"),
+    ],
+)
+def test_host_memory_that_nothing_would_use_is_refused(place, able):
+    with pytest.raises(RecipeError, match="offload") as refused:
+        refuse_incompatible(tiny.recipe(), Placement(**place))
+    assert able in refused.value.cure
+    refuse_incompatible(tiny.recipe(), Placement(processes=2, sharding="zero1", offload="optimizer"))
 
 
 def test_one_process_has_nothing_to_share_whatever_the_placement_says():
@@ -74,6 +88,7 @@ def test_each_tested_row_names_a_test_that_exists():
 def test_the_rows_of_several_processes_are_the_cases_that_their_tests_train():
     told = {cell: rule["test"].partition("::")[2] for rule in table()["tested"] for cell in cells(rule["when"])}
     names = {
+        "test_two_processes_train_as_one_does_with_zero": test_zero.ZERO_CASES,
         "test_two_processes_train_as_one_does": test_parallel.CASES,
         "test_two_processes_train_as_one_does_by_every_method": test_parallel.MORE_CASES,
     }
