@@ -95,13 +95,13 @@ class Gang:
         folder.mkdir(parents=True, exist_ok=True)
         self.mine = folder / f"pid-{index}"
         if index == 0:
-            for name in ("stop", "done"):
-                (folder / name).unlink(missing_ok=True)
+            (folder / "done").unlink(missing_ok=True)
         write_atomic(self.mine, str(os.getpid()).encode())
 
     @property
     def stopping(self) -> bool:
-        return (self.folder / "stop").exists()
+        """Of the gang of this leader: what one before was told is over."""
+        return (self.folder / f"stop-{self._pid(0)}").exists()
 
     def gather(self, asked: list[int]) -> None:
         """Index 0: until all are there."""
@@ -117,19 +117,19 @@ class Gang:
 
     def follow(self, asked: list[int]) -> None:
         """Another index: until index 0 is done, stops, or dies."""
-        leader = self._pid(0)
+        leader = False
         while not (self.folder / "done").exists():
             time.sleep(0.02)
+            leader = leader or self._alive(0)
             if asked:
                 self.stop()
-            if self.stopping:
+            if asked or (leader and self.stopping):
                 raise Interrupted("stopped with the others")
             if leader and not self._alive(0):
                 raise RuntimeError("Connection closed by peer")
-            leader = leader or (self._pid(0) if self._alive(0) else 0)
 
     def stop(self) -> None:
-        (self.folder / "stop").touch()
+        (self.folder / f"stop-{self._pid(0)}").touch()
 
     def done(self) -> None:
         (self.folder / "done").touch()

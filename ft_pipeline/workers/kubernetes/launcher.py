@@ -29,8 +29,8 @@ from ft_pipeline.workers.job import Job, read_job
 from ft_pipeline.workers.kubernetes.carried import Carrier, Outbox
 from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED, STOPPED, STORAGE
 
-LOOK_SECONDS, OTHERS_SECONDS = 1.0, 60.0
-"""How often new messages and checkpoints are looked for; how often the other files of a job without checkpoints are sent."""
+LOOK_SECONDS, TELL_SECONDS, OTHERS_SECONDS = 0.25, 1.0, 60.0
+"""How often a new checkpoint is looked for, how often messages are sent, and the other files of a job without checkpoints."""
 CRASHED = 1
 MEMBER = "ft_pipeline.workers.kubernetes.member"
 RENDEZVOUS = {"join_timeout": "120", "last_call_timeout": "5", "read_timeout": "60"}
@@ -188,6 +188,7 @@ class _Courier:
     thread: threading.Thread | None = None
     _newest: str = ""
     _sent_at: float = 0.0
+    _told_at: float = 0.0
 
     @classmethod
     def of(cls, pod: Pod) -> _Courier:
@@ -226,10 +227,13 @@ class _Courier:
                 _tell(f"not sent yet: {error}")
 
     def _look(self) -> None:
-        self.outbox.send()
+        now = time.monotonic()
+        if now - self._told_at > TELL_SECONDS:
+            self.outbox.send()
+            self._told_at = now
         if not self.sends_files:
             return
-        newest, now = self.carrier.newest(), time.monotonic()
+        newest = self.carrier.newest()
         late = not self.has_checkpoints and now - self._sent_at > OTHERS_SECONDS
         if newest != self._newest or late:
             self.carrier.send()
