@@ -20,7 +20,8 @@ DOORS = (acquire, curate, encode, finetune, gate, register, serve)
 def build(house: House | None = None) -> dg.Definitions:
     """The definitions with a given house (CLI, tests), or with the one that the environment describes."""
     doors = [door.defs for door in DOORS]
-    return dg.Definitions.merge(*doors, automation.defs(), dg.Definitions(resources=resources.build(house)))
+    merged = dg.Definitions.merge(*doors, automation.defs(), dg.Definitions(resources=resources.build(house)))
+    return automation.with_conditions(merged)
 
 
 @dg.definitions

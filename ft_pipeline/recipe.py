@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -56,7 +56,9 @@ class Recipe:
     name: str
     description: str = ""
     schedule: str | None = None
-    """Cron expression of the retraining schedule. With `description` the only field that changes no weight: not hashed."""
+    """Cron expression of the retraining schedule. With `description` and `on_base_change` the only fields that change no weight: not hashed."""
+    on_base_change: Literal["examine", "retrain"] = "examine"
+    """What follows when the base model moves. Adapters are always judged again; `retrain` also starts the training that is proposed then."""
     base_model: BaseModel
     dataset: Dataset
     mix: tuple[Source, ...] = ()
@@ -92,7 +94,7 @@ def identity(section: Any) -> dict[str, Any]:
 def recipe_sha256(whole: Recipe) -> str:
     """Digest of every field that changes the weights or the verdict."""
     body = identity(whole)
-    del body["description"], body["schedule"]
+    del body["description"], body["schedule"], body["on_base_change"]
     return sha256_json(body)
 
 

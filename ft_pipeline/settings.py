@@ -56,6 +56,8 @@ class Settings:
     """FT_TEAM_MEMBER, or JOB_COMPLETION_INDEX of an Indexed Job: which member of a team this process is, from 0. Default: 0."""
     team_size: int
     """FT_TEAM_SIZE: how many processes curate together. Default: 1."""
+    base_debounce_seconds: int
+    """FT_BASE_DEBOUNCE_SECONDS: a base model that moved must stay as it is for so long before adapters are judged again. Default: 60."""
     actor: str
     """FT_ACTOR: who promotes. Default: the login name."""
 
@@ -89,6 +91,7 @@ def load() -> Settings:
         sharding=_one_of("FT_SHARDING", ("none", "ddp", "fsdp", "zero1", "zero2", "zero3")),
         team_member=_whole_number("FT_TEAM_MEMBER", int(env.get("JOB_COMPLETION_INDEX") or 0), least=0),
         team_size=_whole_number("FT_TEAM_SIZE", 1),
+        base_debounce_seconds=_whole_number("FT_BASE_DEBOUNCE_SECONDS", 60, least=0),
         actor=env.get("FT_ACTOR") or getpass.getuser(),
     )
 

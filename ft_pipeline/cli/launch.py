@@ -6,6 +6,7 @@ import os
 import platform
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ft_pipeline.automation import tags_of
 from ft_pipeline.errors import DataError, FtError, GateRefused, Interrupted
 from ft_pipeline.partitions import recipes
 from ft_pipeline.recipe import Recipe
-from ft_pipeline.resources import House
+from ft_pipeline.resources import House, Mark, base_marks
 from ft_pipeline.settings import PACKAGE, PROJECT, Settings
 from ft_pipeline.store.files import clear_errors, storage_error
 
@@ -58,10 +59,10 @@ def prepare_home(where: Settings) -> Path:
     return where.dagster_home
 
 
-def launch(house: House, found: Recipe, *, until: tuple[str, ...] = ()) -> Launched:
+def launch(house: House, found: Recipe, *, until: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Launched:
     """Runs the whole road for a recipe. Raises the room's own FtError when a step fails; a refusing gate is a value.
 
-    until: the assets behind which the road ends; only what leads to them is made.
+    until: the assets behind which the road ends; only what leads to them is made. only: these assets, from what is there.
     """
     house = replace(house, given={found.key: found})
     built = definitions.build(house)
@@ -78,13 +79,20 @@ def launch(house: House, found: Recipe, *, until: tuple[str, ...] = ()) -> Launc
             tags={**tags_of(found, f"ftjob-{secrets.token_hex(8)}"), PROCESS_TAG: f"{platform.node()}/{os.getpid()}"},
             run_config=QUIET,
             raise_on_error=False,
-            asset_selection=_leading_to(built, until) if until else None,
+            asset_selection=_leading_to(built, until) if until else [dg.AssetKey(name) for name in only] or None,
         )
         record = instance.get_run_record_by_id(result.run_id)
     if not result.success:
         _raise_cause(result, found.key)
     seconds = (record.end_time or 0) - (record.start_time or 0) if record else 0.0
     return Launched(result.run_id, result.success, None if result.success else _check_text(result), seconds)
+
+
+def marks(where: Settings, keys: Sequence[str]) -> dict[str, Mark]:
+    """What Dagster knows of base changes of these model lines."""
+    with dg.DagsterInstance.from_ref(_instance_ref(prepare_home(where))) as instance:
+        _end_dead_runs(instance)
+        return base_marks(instance, keys)
 
 
 def _leading_to(built: dg.Definitions, assets: tuple[str, ...]) -> list[dg.AssetKey]:

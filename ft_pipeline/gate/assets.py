@@ -1,16 +1,24 @@
 """The gate's door: `eval_report` and the blocking check `gate`, which says in one sentence what stopped a promotion."""
 
 import warnings
+from collections.abc import Mapping
 
 import dagster as dg
 
-from ft_pipeline.gate.artifact import FOREST, EvalReport, read_report
+from ft_pipeline.gate.artifact import FOREST, RECERTIFIED_KIND, EvalReport, read_report
+from ft_pipeline.gate.bump import status
+from ft_pipeline.gate.bump.recertify import Case, read_recertification, recertify, trained_on
+from ft_pipeline.gate.bump.reuse import certify, report_before
 from ft_pipeline.gate.evaluation import evaluation_job, publish_suites, refuse_scores
 from ft_pipeline.gate.figures import as_markdown
 from ft_pipeline.gate.page import check_description, gate_facts, gate_table, next_steps
-from ft_pipeline.partitions import ADAPTER, BASE_MODEL, CURATED_DATASET, EVAL_REPORT, recipes
-from ft_pipeline.resources import House
+from ft_pipeline.gate.policy import read_policy
+from ft_pipeline.partitions import ADAPTER, BASE_MODEL, BUMP_STATUS, CURATED_DATASET, EVAL_REPORT, recipes
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.resources import House, base_marks
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.manifest import Ref
+from ft_pipeline.workers.job import Job
 
 with warnings.catch_warnings():
     # partitioned checks are new in 1.13; unpartitioned, one failing tenant would block everybody (orchestration.md)
@@ -30,25 +38,47 @@ with warnings.catch_warnings():
     description="Adapter against the live base model: holdout, benchmarks, safety; each with bounds, a verdict and a reason.",
 )  # fmt: skip
 def eval_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    """Evaluates the newest adapter of the model line on the base model as it is now."""
+    """Evaluates the newest adapter of the model line on the base model as it is now; one whose base moved is recertified."""
     house: House = context.resources.house
     key = context.partition_key
     recipe = house.recipe(key)
     refuse_scores(recipe)
-    gate = recipe.gate
     heads = {"adapter": "adapter", "base": "base_model", "curated": "curated_dataset"}
     parents = {role: house.catalog.head(key, asset) for role, asset in heads.items()}
-    parents |= publish_suites(gate, house.store, house.settings)
-    job = evaluation_job(gate, parents, settings=house.settings, placement=house.placement, key=key)
-    reused = house.store.manifest(job.spec.kind, job.spec.fingerprint) is not None
-    artifact = house.worker.run(job, house.listener)
+    parents |= publish_suites(recipe.gate, house.store, house.settings)
+    known = house.catalog.heads(key).get("eval_report")
+    artifact = _examined(house, recipe, parents)
     house.catalog.set_head(key, "eval_report", artifact, run_id=context.run.run_id)
     report = read_report(artifact)
+    certify(house.catalog, artifact, passed=report.passed)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
-        metadata=_metadata(artifact, report) | {"reused": dg.MetadataValue.bool(reused)},
+        metadata=_metadata(artifact, report) | {"reused": dg.MetadataValue.bool(known == artifact.ref)},
         check_results=[_check(artifact, report)],
     )
+
+
+def _examined(house: House, recipe: Recipe, parents: Mapping[str, Ref]) -> Artifact:
+    """The report on the adapter's own base; its recertification when the live base is another one."""
+
+    def job(of: Mapping[str, Ref]) -> Job:
+        return evaluation_job(recipe.gate, of, settings=house.settings, placement=house.placement, key=recipe.key)
+
+    def evaluate(of: Mapping[str, Ref]) -> Artifact:
+        made = house.worker.run(job(of), house.listener)
+        house.catalog.index(made.manifest)
+        return made
+
+    def stored(of: Mapping[str, Ref]) -> Artifact:
+        return report_before(house.store, house.catalog, job(of).spec, compute=evaluate)
+
+    old_base = trained_on(house.store, parents["adapter"])
+    if old_base is None or old_base == parents["base"]:
+        return evaluate(parents)
+    spec = job(parents).spec
+    policy = read_policy(recipe.gate.policy)
+    case = Case(parents=parents, old_base=old_base, config=spec.config, policy=policy)
+    return recertify(case, house.store, evaluate=evaluate, stored=stored)
 
 
 def _metadata(artifact: Artifact, report: EvalReport) -> dict[str, dg.MetadataValue]:
@@ -62,7 +92,22 @@ def _metadata(artifact: Artifact, report: EvalReport) -> dict[str, dg.MetadataVa
         "digest": dg.MetadataValue.text(artifact.ref.digest),
         "dagster/uri": dg.MetadataValue.text(str(artifact.folder)),
         "dagster/row_count": dg.MetadataValue.int(artifact.manifest.counts["samples"]),
+        **_recertified(artifact),
         **numbers,
+    }
+
+
+def _recertified(artifact: Artifact) -> dict[str, dg.MetadataValue]:
+    """What became of an adapter whose base moved; nothing for a report on its own base."""
+    if artifact.ref.kind != RECERTIFIED_KIND:
+        return {}
+    found = read_recertification(artifact)
+    return {
+        "base change": dg.MetadataValue.text(found["verdict"]),
+        "what to do": dg.MetadataValue.text(found["action"]),
+        "changed": dg.MetadataValue.text(", ".join(found["preflight"]["changed"]) or "nothing"),
+        "drift of the base": dg.MetadataValue.json(found["drift"]),
+        "old base": dg.MetadataValue.text(artifact.manifest.parents["old_base"].digest),
     }
 
 
@@ -88,4 +133,26 @@ def _check(artifact: Artifact, report: EvalReport) -> dg.AssetCheckResult:
     )
 
 
-defs = dg.Definitions(assets=[eval_report])
+@dg.asset(
+    key=BUMP_STATUS, deps=[BASE_MODEL, EVAL_REPORT], group_name="gate", kinds={"python"}, owners=["team:ml-platform"],
+    required_resource_keys={"house"},
+    description="For auditors: every model line whose base moved, what was decided, and which pools that holds back.",
+)  # fmt: skip
+def bump_status(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Reads the catalog and the newest recertifications; computes nothing."""
+    house: House = context.resources.house
+    lines = status.dependants(house.catalog, house.store, base_marks(context.instance, house.catalog.recipe_keys()))
+    moved = [line for line in lines if line.state != status.CURRENT]
+    held = status.pools(house.catalog, lines)
+    return dg.MaterializeResult(
+        metadata={
+            "open": sum(line.is_open for line in moved),
+            "moved": len(moved),
+            "current": len(lines) - len(moved),
+            "pools held back": sum(bool(pool.blocked_by) for pool in held),
+            "model lines": dg.MetadataValue.md(status.page(moved, held)),
+        }
+    )
+
+
+defs = dg.Definitions(assets=[eval_report, bump_status])

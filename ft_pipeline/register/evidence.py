@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import GateRefused, IntegrityError
-from ft_pipeline.gate.artifact import VERDICTS
+from ft_pipeline.gate.artifact import VERDICTS, suite_sha256
 from ft_pipeline.store.artifacts import Store
-from ft_pipeline.store.fingerprint import sha256_json
 from ft_pipeline.store.manifest import Manifest, Ref
 
 
@@ -40,8 +39,7 @@ class Evidence:
     @property
     def suite_sha256(self) -> str:
         """Digest of everything the adapter was measured on: suites and holdout."""
-        judged = {"adapter", "base"}
-        return sha256_json({role: r.digest for role, r in self.manifest.parents.items() if role not in judged})
+        return suite_sha256(self.manifest.parents)
 
 
 def read_evidence(store: Store, ref: Ref) -> Evidence:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import FtError, GateRefused, NotFoundError
+from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.register import promotion
 from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT
@@ -84,9 +85,13 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
 
 
 def _require_own_base(candidate: Candidate, adapter: Link, evidence: Evidence, *, catalog: Catalog) -> None:
-    """When the base moved, the verdict on the new one is evidence about the versions that exist, not a new version."""
+    """An adapter becomes a version on the base that it was trained on, or on one that it was recertified for.
+
+    Any other verdict on a base that moved is evidence about the versions that exist.
+    """
     trained_on = adapter.manifest.parents["base"]
-    if trained_on == candidate.base:
+    recertified = candidate.report.kind == RECERTIFIED_KIND and evidence.passed
+    if trained_on == candidate.base or recertified:
         return
     for model in catalog.models(candidate.recipe.tenant):
         if model.line == candidate.recipe.key and model.adapter_digest == candidate.adapter.digest:
@@ -96,8 +101,8 @@ def _require_own_base(candidate: Candidate, adapter: Link, evidence: Evidence, *
     raise GateRefused(
         f"the base of {candidate.recipe.key} moved from {trained_on.digest[:12]} to {candidate.base.digest[:12]}; "
         f"the adapter says {evidence.verdict} there",
-        why="A version is registered with the base that it was trained on; the verdict on the new base is recorded for it.",
-        cure="versions in production go on with their own base; to train on the new one, pin its revision in the recipe",
+        why="A version stands on the base that it was trained on, or on one that it is recertified for; the verdict is recorded for it.",
+        cure="versions in production go on with their own base; `ft-pipeline bump status` shows what is open, `bump retrain` trains on the new one",
     )
 
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ft_pipeline.errors import FtError, IntegrityError
+from ft_pipeline.errors import FtError, GateRefused, IntegrityError
+from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.register.artifact import Registered, open_registered
 from ft_pipeline.serve.artifact import DEPLOYMENT, KIND, POOL_PREFIX, pool_of
 from ft_pipeline.settings import Settings
@@ -41,8 +42,28 @@ def verified(version: ModelVersion, *, catalog: Catalog, store: Store, settings:
             why="The catalog and the signed statement name different bytes.",
             cure="restore the catalog from a backup: the signed statement is right",
         )
+    require_certified(version, registered, store)
     store.fetch(registered.adapter)
     return registered
+
+
+def is_recertified(registered: Registered) -> bool:
+    """True when the version stands on a base that its adapter was not trained on."""
+    return registered.report.kind == RECERTIFIED_KIND
+
+
+def require_certified(version: ModelVersion, registered: Registered, store: Store) -> None:
+    """Raises GateRefused unless the version's base is the one that its adapter was trained on, or one that it was recertified for."""
+    trained_on = store.recorded(registered.adapter).parents.get("base")
+    if trained_on is None or trained_on == registered.base:
+        return
+    if is_recertified(registered) and store.recorded(registered.report).parents.get("base") == registered.base:
+        return
+    raise GateRefused(
+        f"{version.label} is not certified for base {registered.base.digest[:12]}: it was trained on {trained_on.digest[:12]}",
+        why="An adapter on another base gives fluent answers that nobody measured.",
+        cure="`ft-pipeline bump status` shows on which bases it is certified",
+    )
 
 
 def live(catalog: Catalog) -> list[ModelVersion]:

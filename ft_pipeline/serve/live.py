@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ft_pipeline.errors import FtError, NotFoundError, did_you_mean
 from ft_pipeline.register.artifact import Registered
-from ft_pipeline.serve.deploy import deploy, verified
+from ft_pipeline.serve.deploy import deploy, is_recertified, verified
 from ft_pipeline.serve.engine import Generation, Piece, Served
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -27,7 +27,7 @@ class BaseServer(Protocol):
 
     batcher: Any
 
-    def add(self, adapter: Artifact) -> None: ...
+    def add(self, adapter: Artifact, *, recertified: bool = False) -> None: ...
     def release(self, key: str) -> None: ...
     def answer(self, request: Generation, adapter: str | None) -> Iterator[Piece]: ...
     def close(self) -> None: ...
@@ -145,7 +145,7 @@ class LiveEngine:
         registered = let_in(version, catalog=self.catalog, store=self.store, settings=self.settings)
         server = self._open(host_of(version), registered)
         if version.artifact_type == "lora_adapter":
-            server.add(self.store.fetch(registered.adapter))
+            server.add(self.store.fetch(registered.adapter), recertified=is_recertified(registered))
         self._ready.add(version.id)
         logger.warning("%s answers (adapter %s)", version.label, version.adapter_digest[:12])
 

@@ -41,15 +41,16 @@ class PeftServer:
         self._lock = threading.Lock()
         self.batcher = Batcher(self._decode, max_rows=max_rows)
 
-    def add(self, adapter: Artifact) -> None:
-        """Loads a verified adapter; its key is the artifact's digest.
+    def add(self, adapter: Artifact, *, recertified: bool = False) -> None:
+        """Loads a verified adapter; its key is the artifact's digest. `recertified`: it may stand on this base (serve/deploy.py).
 
         Raises IntegrityError when it was trained on another base, UserError when it changes nothing.
         """
         key = adapter.ref.digest
         if key in self._adapters:
             return
-        require_base(adapter, self.base.ref.digest)
+        if not recertified:
+            require_base(adapter, self.base.ref.digest)
         with self._lock:
             self._adapters[key] = adapter
             self._tokenizers[key] = AutoTokenizer.from_pretrained(adapter.folder)

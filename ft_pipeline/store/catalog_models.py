@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ft_pipeline.errors import DriftError, NotFoundError, did_you_mean
 from ft_pipeline.store.catalog_database import Database, now
-from ft_pipeline.store.catalog_rows import ModelName, ModelVersion, NewModel, parse_model_name, require_sha256
+from ft_pipeline.store.catalog_rows import ModelName, ModelVersion, NewModel, Report, parse_model_name, require_sha256
 from ft_pipeline.store.catalog_tables import (
     attestations,
     base_models,
@@ -97,6 +97,18 @@ class ModelVersions(Database):
             _ensure(db, base_models, digest=base_digest, name="", created_at=now())
             values = row | {"passed": int(passed), "report_digest": report_digest, "created_at": now()}
             return _insert(db, eval_reports, values)
+
+    def reports(self, model_id: int) -> list[Report]:
+        """What was said of a version, oldest first: the newest one on a base says whether it is certified there."""
+        query = sa.select(eval_reports).where(eval_reports.c.model_id == model_id).order_by(eval_reports.c.id)
+        with self.read() as db:
+            return [
+                Report(
+                    base_digest=row.base_digest, suite_sha256=row.suite_sha256, passed=row.passed == 1,
+                    report_digest=row.report_digest, created_at=row.created_at,
+                )
+                for row in db.execute(query)
+            ]  # fmt: skip
 
 
 def stage_column(model_id: Any) -> Any:

@@ -86,6 +86,17 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What an evaluation said of a version on a base: with `passed` the version is certified there."""
+
+    base_digest: str
+    suite_sha256: str
+    passed: bool
+    report_digest: str
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Transition:
     """One move of one version between stages. `sha256` covers this row and the one before it, so history cannot be edited."""
 

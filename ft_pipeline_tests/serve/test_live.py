@@ -29,7 +29,7 @@ class Words:
     added: list[str] = field(default_factory=list)
     batcher: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(batches=0, rows=0, largest=0))
 
-    def add(self, adapter: Artifact) -> None:
+    def add(self, adapter: Artifact, *, recertified: bool = False) -> None:
         self.added.append(adapter.ref.digest)
 
     def release(self, key: str) -> None:
