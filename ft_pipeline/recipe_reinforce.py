@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +11,10 @@ from ft_pipeline.recipe_data import STRICT
 
 PolicyMethod = Literal["grpo", "dr_grpo", "dapo", "gspo", "bnpo", "rloo", "remax", "ppo", "on_policy_distill", "kdrl"]
 """Methods of this section."""
+MODEL = "model:"
+"""Before the digest of a reward model in the name of a reward."""
+LEAST_DIGITS = 12
+"""Of a digest: fewer may name another artifact tomorrow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,11 +23,12 @@ class Reward:
 
     __pydantic_config__ = STRICT
     name: str
-    """Of a built-in (`ft-pipeline rewards list`), or `package.module:function` with TRL's signature."""
+    """Of a built-in (`ft-pipeline rewards list`), `package.module:function` with TRL's signature, or `model:DIGEST` of an adapter that
+    method reward or process_reward has trained."""
     weight: float = 1.0
     """In the sum of all rewards."""
     parameters: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the function."""
+    """Keyword arguments of the function. Of a reward model: normalize (sigmoid, none); of one for steps: over (min, product, mean, last)."""
     probes: str | None = None
     """JSONL of {completion, answer, pass}; may be left out for a built-in that comes with its own."""
     pass_at: float = 0.5
@@ -33,6 +39,11 @@ class Reward:
     """Largest share of probes that should pass and fail."""
 
     def __post_init__(self) -> None:
+        digest = self.name.removeprefix(MODEL)
+        if digest != self.name and not re.fullmatch(f"[0-9a-f]{{{LEAST_DIGITS},64}}", digest):
+            raise ValueError(
+                f"reward {self.name}: behind {MODEL} stands the digest of an adapter, {LEAST_DIGITS} to 64 of its hex digits"
+            )
         if not math.isfinite(self.weight) or self.weight == 0:
             raise ValueError(f"weight {self.weight} of reward {self.name} must be a number other than 0")
         for name in ("max_false_pass", "max_false_fail"):

@@ -57,7 +57,11 @@ def calibrate_recipe(name: str, *, as_json: bool) -> None:
             f"{found.key} has no rewards",
             cure="finetune.reinforce.rewards: [{name: exact_answer}], for grpo and its kin",
         )
-    made = [(reward, calibrate(house.store, reward, home=house.settings.home)) for reward in wanted.values()]
+    home, shelf = house.settings.home, house.store
+    made = [
+        (reward, calibrate(shelf, reward, home=home, find=lambda digest: shelf.fetch(house.catalog.ref(digest))))
+        for reward in wanted.values()
+    ]
     reports = [(reward, artifact, read_calibration(artifact)) for reward, artifact in made]
     for _, artifact, _ in reports:
         house.catalog.index(artifact.manifest)

@@ -122,14 +122,14 @@ def _refuse_sampling(section: Finetune, plan: Reinforce, objective: Objective) -
 def policy_parents(
     section: Finetune, *, base: Artifact, store: Store, home: Path, find: Callable[[str], Artifact]
 ) -> dict[str, Artifact]:
-    """Role -> the calibrated rewards and the teacher of a recipe; empty for other methods.
+    """Role -> the calibrated rewards, their models and the teacher of a recipe; empty for other methods.
 
     find: the artifact whose digest begins so. Raises RecipeError for a reward that is not calibrated within its limits, and for a
     teacher of another tokenizer.
     """
     if not is_policy(section):
         return {}
-    found = calibrated_rewards(section, store=store, home=home)
+    found = calibrated_rewards(section, store=store, home=home, base=base, find=find)
     if section.reinforce is not None and section.reinforce.teacher is not None:
         found[TEACHER] = _teacher(find(section.reinforce.teacher), base)
     return found

@@ -76,6 +76,7 @@ def scored(tools: PolicyTools, items: Sequence[Any], completions: Sequence[Compl
     columns = {
         "prompts": [tools.text(ask.prompt_ids) for ask in asks],
         "answer": [ask.answer for ask in asks],
+        "prompt_ids": [ask.prompt_ids for ask in asks],
         "completion_ids": [c.ids for c in completions],
         "row_id": [ask.row_ids[0] for ask in asks],
     }

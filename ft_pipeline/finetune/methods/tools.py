@@ -15,8 +15,8 @@ from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune.batches import Batch
 from ft_pipeline.finetune.model import Trainee, load_trainee
 from ft_pipeline.finetune.policies import OBJECTIVES
-from ft_pipeline.finetune.rewards.calibrate import refuse_uncalibrated, rewards_by_role
-from ft_pipeline.finetune.rewards.function import Score, function_of
+from ft_pipeline.finetune.rewards.calibrate import score_functions
+from ft_pipeline.finetune.rewards.function import Score, short_name
 from ft_pipeline.finetune.rollout import still, stop_ids
 from ft_pipeline.finetune.rollout_store import Rollouts
 from ft_pipeline.finetune.schedule import noise_seed
@@ -106,7 +106,8 @@ def policy_tools(
     section: Finetune, *, base: Path, device: str = "cpu", rollouts: Rollouts | None = None,
     teacher_model: Artifact | None = None, **given: Any,
 ) -> PolicyTools:  # fmt: skip
-    """The tools of a section. base: folder of the base model; given: the artifact of each reward as `reward_1`, `reward_2`, ...
+    """The tools of a section. base: folder of the base model; given: the artifact of each reward as `reward_1`, `reward_2`, ..., of a
+    reward model also `reward_1_model` and `reward_1_base`.
 
     Raises RecipeError for a reward that is not calibrated as it is now or exceeds its limits, and for a missing teacher.
     """
@@ -115,8 +116,6 @@ def policy_tools(
     plan, objective = section.reinforce, OBJECTIVES[section.method]
     if plan is None:
         raise RecipeError(f"finetune.method {section.method} needs finetune.reinforce")
-    for role, reward in rewards_by_role(plan).items():
-        refuse_uncalibrated(given.get(role), reward)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     has_generation = (base / "generation_config.json").is_file()
@@ -127,7 +126,7 @@ def policy_tools(
     return PolicyTools(
         plan=plan, seed=section.seed, tokenizer=tokenizer, stops=stop_ids(tokenizer, generation),
         reads_tokens=getattr(config, "max_position_embeddings", None) or 1 << 30,
-        scores=[function_of(reward) for reward in plan.rewards], names=_names(plan),
+        scores=score_functions(plan, given, device=device), names=_names(plan),
         teacher=_frozen(teacher_model.folder, section, device) if objective.teacher and teacher_model else None,
         frozen=_frozen(base, section, device) if whole else None, rollouts=rollouts,
     )  # fmt: skip
@@ -148,6 +147,6 @@ def _frozen(folder: Path, section: Finetune, device: str) -> Trainee:
 
 
 def _names(plan: Reinforce) -> tuple[str, ...]:
-    """Name of each reward, the function alone of an import path; a second one of a name gets its number."""
-    short = [reward.name.rpartition(":")[2] for reward in plan.rewards]
+    """Short name of each reward; a second one of a name gets its number."""
+    short = [short_name(reward) for reward in plan.rewards]
     return tuple(n if short.index(n) == place else f"{n}_{place + 1}" for place, n in enumerate(short))

@@ -14,11 +14,21 @@ from ft_pipeline.finetune.rewards.function import (
     CALIBRATION,
     KIND,
     PROBES,
+    Score,
     function_of,
     parameters_in,
     probes_of,
     reward_code,
     reward_spec,
+)
+from ft_pipeline.finetune.rewards.judge import (
+    Find,
+    Judge,
+    is_model,
+    judge_given,
+    judge_of,
+    judge_roles,
+    refuse_other_words,
 )
 from ft_pipeline.recipe import Finetune
 from ft_pipeline.recipe_data import STRICT
@@ -53,17 +63,18 @@ class Calibration:
     """The first wrong verdicts: {line, completion, answer, pass, reward}."""
 
 
-def calibrate(store: Store, reward: Reward, *, home: Path) -> Artifact:
+def calibrate(store: Store, reward: Reward, *, home: Path, find: Find | None = None) -> Artifact:
     """The calibrated reward, measured now or found. It is published whatever the rates are: the limits are the recipe's.
 
-    Raises RecipeError for an unknown function, DataError for probes that are none.
+    find: the artifact whose digest begins so, for a reward model. Raises RecipeError for an unknown function and for what is no reward
+    model, DataError for probes that are none.
     """
-    spec = reward_spec(reward, home=home)
+    judge = judge_of(reward, store=store, find=find)
+    spec = reward_spec(reward, home=home, judge=judge)
     if found := store.find(spec):
         return found
-    function_of(reward)
     content = probes_of(reward, home=home)
-    report = measure(reward, read_probes(content))
+    report = measure(reward, read_probes(content), judge)
     with store.publish(spec) as draft:
         (draft.folder / PROBES).write_bytes(content)
         (draft.folder / CALIBRATION).write_text(json.dumps(asdict(report), sort_keys=True, indent=1))
@@ -91,15 +102,32 @@ def refuse_uncalibrated(artifact: Artifact | None, reward: Reward) -> None:
         )
 
 
-def calibrated_rewards(section: Finetune, *, store: Store, home: Path) -> dict[str, Artifact]:
-    """Role -> the artifact of each reward of a recipe; empty for most methods. Raises RecipeError as `refuse_uncalibrated`."""
+def calibrated_rewards(
+    section: Finetune, *, store: Store, home: Path, base: Artifact, find: Find
+) -> dict[str, Artifact]:
+    """Role -> the calibration of each reward of a recipe, and of a reward model, the model and its base; empty for most methods.
+
+    base: of the policy. Raises RecipeError as `refuse_uncalibrated`, and for a reward model that reads other tokens.
+    """
     found: dict[str, Artifact] = {}
     for role, reward in rewards_by_role(section.reinforce).items():
-        artifact = store.find(reward_spec(reward, home=home))
+        judge = judge_of(reward, store=store, find=find)
+        if judge is not None:
+            refuse_other_words(reward, judge, base)
+            found |= dict(zip(judge_roles(role), (judge.model, judge.base), strict=True))
+        artifact = store.find(reward_spec(reward, home=home, judge=judge))
         refuse_uncalibrated(artifact, reward)
         if artifact is not None:
             found[role] = artifact
     return found
+
+
+def score_functions(plan: Reinforce, given: Mapping[str, Any], *, device: str) -> list[Score]:
+    """The rewards of a recipe in its order, in a training process. given: its parents by role. Raises as `refuse_uncalibrated`."""
+    for role, reward in rewards_by_role(plan).items():
+        refuse_uncalibrated(given.get(role), reward)
+    judges = {role: judge_given(role, given) for role, reward in rewards_by_role(plan).items() if is_model(reward)}
+    return [function_of(r, judges.get(role), device=device) for role, r in rewards_by_role(plan).items()]
 
 
 def rewards_by_role(plan: Reinforce | None) -> dict[str, Reward]:
@@ -113,12 +141,12 @@ def _is_of(manifest: Manifest, reward: Reward) -> bool:
     return manifest.kind == KIND and known == wanted and manifest.code == reward_code(reward)
 
 
-def measure(reward: Reward, probes: Sequence[Mapping[str, Any]]) -> Calibration:
-    """The verdicts of a reward on its probes."""
+def measure(reward: Reward, probes: Sequence[Mapping[str, Any]], judge: Judge | None = None) -> Calibration:
+    """The verdicts of a reward on its probes. judge: the reward model that it names."""
     rewards: list[float] = []
     for _, block in groupby(probes, key=lambda probe: json.dumps(probe.get("parameters"), sort_keys=True)):
         lines = list(block)
-        score = function_of(parameters_in(lines[0], reward))
+        score = function_of(parameters_in(lines[0], reward), judge)
         rewards += score([p["completion"] for p in lines], **columns_of(lines))
     passed = [value >= reward.pass_at for value in rewards]
     wrong = [place for place, probe in enumerate(probes) if passed[place] != probe["pass"]]
@@ -137,7 +165,8 @@ def measure(reward: Reward, probes: Sequence[Mapping[str, Any]]) -> Calibration:
 def columns_of(probes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The columns that a reward gets in training, as far as a probe knows them."""
     return {
-        "prompts": [str(p.get("prompt", "")) for p in probes],
+        "prompts": [p.get("prompt", "") for p in probes],
+        "prompt_ids": [[] for _ in probes],
         "answer": [str(p["answer"]) for p in probes],
         "completion_ids": [[] for _ in probes],
         "row_id": [f"probe-{n + 1}" for n in range(len(probes))],

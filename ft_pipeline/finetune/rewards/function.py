@@ -1,4 +1,4 @@
-"""What a reward of a recipe names: the function, its source, and the `reward_function` artifact that its calibration is."""
+"""What a reward of a recipe names: the function or the reward model, its source, and the `reward_function` artifact that its calibration is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from ft_pipeline.errors import DataError, RecipeError, TrainingFailed, did_you_mean
 from ft_pipeline.finetune.rewards.builtin import BUILT_IN
-from ft_pipeline.recipe_reinforce import Reward
+from ft_pipeline.finetune.rewards.judge import Judge, is_model
+from ft_pipeline.recipe_reinforce import MODEL, Reward
 from ft_pipeline.store.fingerprint import code_digest, sha256_bytes
 from ft_pipeline.store.manifest import Spec
 from ft_pipeline.store.paths import resolve
@@ -24,8 +25,10 @@ CALIBRATION = "calibration.json"
 Score = Callable[..., list[float]]
 
 
-def reward_spec(reward: Reward, *, home: Path) -> Spec:
-    """What a calibrated reward is made of: name, parameters, its source and the probes. Imports nothing of the recipe's.
+def reward_spec(reward: Reward, *, home: Path, judge: Judge | None = None) -> Spec:
+    """What a calibrated reward is made of: name, parameters, its source and the probes; of a reward model, the model and its base.
+
+    Imports nothing of the recipe's.
 
     Weight and limits are no part of it: changing them asks for no new calibration. Raises RecipeError for an unknown name
     and for missing probes.
@@ -36,12 +39,16 @@ def reward_spec(reward: Reward, *, home: Path) -> Spec:
         "pass_at": reward.pass_at,
         "probes": sha256_bytes(probes_of(reward, home=home)),
     }
-    return Spec(kind=KIND, config=config, parents={}, code=reward_code(reward))
+    if judge is None:
+        return Spec(kind=KIND, config=config, parents={}, code=reward_code(reward))
+    parents = {"model": judge.model.ref, "base": judge.base.ref}
+    return Spec(kind=KIND, config={**config, "judge": judge.config}, parents=parents, code=reward_code(reward))
 
 
 def reward_code(reward: Reward) -> str:
-    """Digest of the function's source and of how it is called and measured."""
-    return code_digest(source_of(reward), HERE / "function.py", HERE / "calibrate.py")
+    """Digest of the function's source and of how it is called and measured; of a reward model, also of how it is asked."""
+    asked = [HERE / "judge.py", HERE.parent / "score.py"] if is_model(reward) else []
+    return code_digest(source_of(reward), HERE / "function.py", HERE / "calibrate.py", *asked)
 
 
 def probes_of(reward: Reward, *, home: Path) -> bytes:
@@ -67,9 +74,13 @@ def source_of(reward: Reward) -> Path:
     """The file whose code decides the reward. Raises RecipeError when there is none; the module itself is not imported."""
     if reward.name in BUILT_IN:
         return HERE / "builtin.py"
+    if is_model(reward):
+        return HERE / "scorer.py"
     module, colon, _ = reward.name.partition(":")
     if not colon:
-        raise RecipeError(f"reward {reward.name}: {did_you_mean(reward.name, BUILT_IN)}; or package.module:function")
+        raise RecipeError(
+            f"reward {reward.name}: {did_you_mean(reward.name, BUILT_IN)}; or package.module:function, or model:DIGEST"
+        )
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -82,15 +93,16 @@ def source_of(reward: Reward) -> Path:
     return Path(found.origin)
 
 
-def function_of(reward: Reward) -> Score:
+def function_of(reward: Reward, judge: Judge | None = None, *, device: str = "cpu") -> Score:
     """The function with its parameters, checked at each call: one finite number or None (not scored: NaN) a completion.
 
-    Raises RecipeError when it cannot be called as `f(completions, **columns)`.
+    judge: the reward model that the reward names, which is loaded. Raises RecipeError when it cannot be called as
+    `f(completions, **columns)`.
     """
-    function = BUILT_IN.get(reward.name) or _imported(reward.name)
+    function = _asking(judge, device) if judge else BUILT_IN.get(reward.name) or _imported(reward.name)
     try:
         inspect.signature(function).bind(
-            completions=[], prompts=[], answer=[], completion_ids=[], row_id=[], **reward.parameters
+            completions=[], prompts=[], answer=[], prompt_ids=[], completion_ids=[], row_id=[], **reward.parameters
         )
     except TypeError as error:
         raise RecipeError(
@@ -103,6 +115,17 @@ def function_of(reward: Reward) -> Score:
         return _checked(reward.name, made, len(completions))
 
     return score
+
+
+def short_name(reward: Reward) -> str:
+    """Of its columns: a built-in's name, the function alone of an import path, the first digits of a model's digest."""
+    return f"model_{reward.name.removeprefix(MODEL)[:8]}" if is_model(reward) else reward.name.rpartition(":")[2]
+
+
+def _asking(judge: Judge, device: str) -> Score:
+    from ft_pipeline.finetune.rewards.scorer import scored_by  # torch
+
+    return scored_by(judge, device=device)
 
 
 def _imported(name: str) -> Score:
