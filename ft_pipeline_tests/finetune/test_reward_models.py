@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ft_pipeline.finetune.methods.method import method_of
 from ft_pipeline.finetune.policies import policy_parents
 from ft_pipeline.finetune.rewards.calibrate import calibrate, read_calibration, score_functions
 from ft_pipeline.finetune.rewards.function import function_of, short_name
-from ft_pipeline.finetune.rewards.judge import judge_of
+from ft_pipeline.finetune.rewards.judge import Judge, judge_of
 from ft_pipeline.finetune.score import scores
 from ft_pipeline.recipe_reinforce import Reinforce, Reward
 from ft_pipeline_tests import tiny
@@ -66,6 +67,12 @@ def reward_of(models, probes, name: str, **changes) -> Reward:
     return Reward(**{**given, **changes})
 
 
+def judge_named(road, models, probes, name: str) -> Judge:
+    judge = judge_of(reward_of(models, probes, name), store=road.store, find=finding(*models.values()))
+    assert judge is not None
+    return judge
+
+
 def finding(*artifacts):
     """What the catalog does."""
     return lambda digest: next(a for a in artifacts if a.ref.digest.startswith(digest))
@@ -79,7 +86,7 @@ def asked(road, reward, models) -> Reinforce:
 
 @pytest.mark.parametrize("name", ["reward", "reward full"])
 def test_an_answer_earns_what_the_reward_model_gave_it_in_training(road, pairs, models, probes, tmp_path, name):
-    judge = judge_of(reward_of(models, probes, name), store=road.store, find=finding(*models.values()))
+    judge = judge_named(road, models, probes, name)
     score = function_of(reward_of(models, probes, name, parameters={"normalize": "none"}), judge)
     rows = list(read_pairs(pairs, "validation"))
     asked = {"prompts": [""] * 2 * len(rows), "answer": [], "row_id": []}
@@ -104,7 +111,8 @@ def test_an_answer_earns_what_the_reward_model_gave_it_in_training(road, pairs, 
 def road_text(road, ids) -> str:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(road.base.folder).decode(ids, skip_special_tokens=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(road.base.folder)
+    return tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def judge_trainee(judge):
@@ -114,7 +122,7 @@ def judge_trainee(judge):
 
 
 def test_the_steps_of_an_answer_become_one_number(road, stepwise, models, probes):
-    judge = judge_of(reward_of(models, probes, "process_reward"), store=road.store, find=finding(*models.values()))
+    judge = judge_named(road, models, probes, "process_reward")
     rows = list(read_stepwise(stepwise, "validation"))
     texts = [road_text(road, row.completion_ids) for row in rows]
     asked = {"prompts": [""] * len(rows), "answer": [], "row_id": [], "completion_ids": [[]] * len(rows)}

@@ -123,9 +123,8 @@ def short_name(reward: Reward) -> str:
 
 
 def _asking(judge: Judge, device: str) -> Score:
-    from ft_pipeline.finetune.rewards.scorer import scored_by  # torch
-
-    return scored_by(judge, device=device)
+    # by name: a door imports this file and never torch
+    return importlib.import_module("ft_pipeline.finetune.rewards.scorer").scored_by(judge, device=device)
 
 
 def _imported(name: str) -> Score:
