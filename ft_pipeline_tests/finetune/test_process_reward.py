@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ft_pipeline.acquire import dataset
+from ft_pipeline.curate.consolidate import Curation, curate
 from ft_pipeline.encode.artifact import read_stepwise
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune.artifact import read_completion, read_losses
@@ -18,7 +22,8 @@ from ft_pipeline.finetune.methods.method import method_of
 from ft_pipeline.finetune.model import load_trainee
 from ft_pipeline.finetune.rollout import side_by_side
 from ft_pipeline.finetune.score import add_score, classifier_config, scores
-from ft_pipeline.recipe import Lora, RewardModel
+from ft_pipeline.recipe import Curate, Dataset, Lora, NearDuplicates, RewardModel, Splits
+from ft_pipeline.workers.pool import Pool
 from ft_pipeline_tests import tiny
 
 
@@ -118,8 +123,6 @@ def test_transformers_loads_it_and_judges_the_steps_as_the_run_did(road, stepwis
 
 
 def test_what_is_saved_holds_the_score_with_its_bias(trained):
-    import json
-
     from safetensors import safe_open
 
     for lora, file in ((True, "adapter_model.safetensors"), (False, "model.safetensors")):
@@ -141,3 +144,34 @@ def test_other_rows_other_sections_and_unknown_models_are_refused(road, pairs):
         add_score(SimpleNamespace(config=SimpleNamespace(model_type="unheard_of")), "process_reward")
     named = classifier_config({"architectures": ["Qwen3ForCausalLM"]}, "process_reward")["architectures"]
     assert named == ["Qwen3ForTokenClassification"]
+
+
+def test_bad_solutions_are_dropped_with_their_reason_and_the_others_reach_the_method(home, store, tmp_path):
+    question = "which module is meant, and why do you think so? {}"
+    good = [
+        {"q": question.format(tiny.WORDS[n % 8] * (n + 1)), "s": row["steps"], "l": row["labels"]}
+        for n, row in enumerate(tiny.stepwise_rows(12))
+    ]
+    bad = {
+        "step_labels": {"q": "a?", "s": ["one", "two"], "l": [True]},
+        "empty_step": {"q": "b?", "s": ["one", " "], "l": [True, True]},
+        "wrong_type": {"q": "c?", "s": ["one"], "l": [1]},
+        "unknown_layout": {"q": "d?", "s": ["one"], "l": None},
+        "control_token": {"q": "e?", "s": ["one<|end|>"], "l": [True]},
+    }
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*good, *bad.values()]))
+    base = tiny.publish_base(store, tiny.base_folder(tmp_path / "base"))
+    source = Dataset(
+        uri=str(path), licence="CC0-1.0", mapping={"prompt": "{{ q }}", "steps": "{{ s }}", "labels": "{{ l }}"}
+    )
+    raw = dataset.acquire(source, settings=home, store=store).ref
+    config = Curate(splits=Splits(validation=0.0, holdout=0.0), near_duplicates=NearDuplicates(policy="off"))
+    curation = Curation(config=config, raw=raw, tokens=("<|end|>",), dataset=source)
+    made = curate(curation, store=store, workforce=Pool(1))
+    dropped = {entry["origin"]: entry["reason"] for entry in pl.read_parquet(made.file("ledger.parquet")).to_dicts()}
+    assert dropped == {f"rows.jsonl:{len(good) + 1 + n}": reason for n, reason in enumerate(bad)}
+    shards = tiny.publish_shards(store, made, base)
+    rows = method_of(judging().finetune, cache=tmp_path).items(shards, "train")
+    assert sorted(row.labels for row in rows) == sorted(tuple(row["l"]) for row in good)
+    assert tiny.train_job_here(store, judging(), {"shards": shards, "base": base}).section["method"] == "process_reward"
