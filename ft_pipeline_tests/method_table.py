@@ -24,6 +24,9 @@ RANKS = "test_parallel.py::test_two_processes_train_as_one_does"
 LOWERS = "test_loop.py::test_training_lowers_the_validation_loss_and_changes_what_it_should"
 SIGTERM = "test_parallel.py::test_sigterm_at_one_process_stops_both_after_the_same_step_and_they_resume_bit_for_bit"
 JUDGES = "test_process_reward.py::test_right_steps_are_told_from_wrong_ones"
+CYCLE = "test_policy_cycles.py::test_a_stop_at_each_step_of_a_cycle_ends_in_the_same_bytes"
+REPLICAS = "test_policy_ranks.py::test_two_processes_train_a_policy_as_one_does"
+PULLED = "test_policy.py::test_a_student_comes_closer_to_its_teacher_on_completions_of_its_own"
 LEARNS = "test_policy_learns.py::test_the_rate_of_right_answers_rises"
 COLUMNS = ("improves its objective", "resumes bit for bit", "2 processes = 1")
 
@@ -47,10 +50,23 @@ ROWS: Mapping[tuple[str, str], tuple[Cell, Cell, Cell]] = {
     ("distill", "LoRA"): (("test_distill.py::test_the_divergence_falls[changes3",), (f"{RESUMES}[distill]",), ()),
     ("distill", "full"): (("test_distill.py::test_the_divergence_falls[changes0",), (), ()),
     **{
-        (name, "LoRA"): ((f"{LEARNS}[{name}]",), (f"{POLICY}_ends_in_the_same_bytes_and_rollouts[{name}-lora",), ())
-        for name in ("grpo", "dr_grpo", "dapo", "gspo", "bnpo", "rloo", "remax", "kdrl")
+        (name, "LoRA"): (
+            (f"{LEARNS}[{name}]",),
+            (f"{POLICY}_ends_in_the_same_bytes_and_rollouts[{name}-lora", f"{CYCLE}[{name}-lora"),
+            (f"{REPLICAS}[{name}]",),
+        )
+        for name in ("grpo", "dr_grpo", "dapo", "gspo", "bnpo", "rloo", "remax", "ppo", "kdrl")
     },
-    ("on_policy_distill", "LoRA"): ((), (f"{POLICY}_ends_in_the_same_bytes_and_rollouts[on_policy_distill-lora",), ()),
+    **{
+        (name, "full"): ((), (f"{POLICY}_ends_in_the_same_bytes_and_rollouts[{name}-None", f"{CYCLE}[{name}-None"), ())
+        for name in ("grpo", "remax", "ppo", "kdrl")
+    },
+    ("on_policy_distill", "LoRA"): (
+        (f"{PULLED}[lora]",),
+        (f"{POLICY}_ends_in_the_same_bytes_and_rollouts[on_policy_distill-lora", f"{CYCLE}[on_policy_distill-lora"),
+        (),
+    ),
+    ("on_policy_distill", "full"): ((f"{PULLED}[full]",), (), ()),
 }  # fmt: skip
 """(method, weights) -> the tests of each column. An empty cell: no test claims it."""
 
@@ -61,7 +77,7 @@ def table(passed: Mapping[str, bool]) -> str:
         "# Methods, and what was run of each",
         "",
         "Written by `python -m ft_pipeline_tests.method_table` from tests that ran on a CPU with tiny models: yes (how many tests passed),",
-        "FAILED, or - where no test claims it. Two processes are compared with one as replicas and as FSDP2 shards. What may be combined",
+        "FAILED, or - where no test claims it. Two processes are compared with one as replicas and as FSDP2 shards, of policies as replicas. What may be combined",
         "with what is in `ft_pipeline/finetune/compatibility.yaml`.",
         "",
         f"| method | weights | {' | '.join(COLUMNS)} |",

@@ -52,8 +52,10 @@ def estimated(found: Recipe, *, rows: int, row_tokens: float, fill: float, known
 
 def steps(found: Recipe, windows: int) -> int:
     """Optimizer steps of all epochs, as finetune/schedule.py counts them."""
-    micros = windows // found.finetune.windows_per_micro
-    return micros * found.finetune.epochs // (found.finetune.windows_per_step // found.finetune.windows_per_micro)
+    section = found.finetune
+    micros = windows // section.windows_per_micro
+    updates = section.reinforce.updates_per_rollout if section.reinforce else 1
+    return micros * section.epochs // (section.windows_per_step // section.windows_per_micro) * updates
 
 
 RECOMPUTED: dict[Checkpointing, float] = {"none": 0.0, "selective": 0.0, "full": 1.0}
@@ -69,6 +71,7 @@ def run_flops(shape: Shape, found: Recipe, work: Work, *, recomputed: float = 0.
     )
     mean = max(1, round(work.row_tokens))
     row = flops.step_flops(per_token, [mean], predicted=round(mean * work.trained_share), recomputed=recomputed)
-    rows = work.tokens / mean * found.finetune.epochs
+    updates = found.finetune.reinforce.updates_per_rollout if found.finetune.reinforce else 1
+    rows = work.tokens / mean * found.finetune.epochs * updates
     reference = 2 * shape.matmul * work.tokens if needs_reference(found.finetune) or found.finetune.distill else 0
     return row.model * rows + reference, row.hardware * rows + reference

@@ -55,7 +55,7 @@ def run_of(asks, folder, method: str, stop=NEVER, **changes):
 
 
 def bytes_of(run) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in run.trainee.tensors().items()}
+    return {name: tensor.numpy().tobytes() for name, tensor in run.trainee.live_tensors().items()}
 
 
 @pytest.mark.slow
@@ -160,11 +160,17 @@ def test_validation_is_what_greedy_completions_earn(asks, tmp_path):
     assert total == pytest.approx(-sum(policies.letters(texts, [ask.answer for ask in run.validation])))
 
 
-def test_a_student_comes_closer_to_its_teacher_on_completions_of_its_own(asks, tmp_path):
-    state = train(run_of(asks, tmp_path, "on_policy_distill", epochs=8, lora=None))
+@pytest.mark.parametrize("lora", [None, Lora(rank=16, alpha=32)], ids=["full", "lora"])
+def test_a_student_comes_closer_to_its_teacher_on_completions_of_its_own(asks, tmp_path, lora):
+    state = train(
+        run_of(asks, tmp_path, "on_policy_distill", epochs=8, lora=lora, learning_rate=1e-2 if lora is None else 3e-3)
+    )
     before, after = state.validations["0"], state.validations[str(state.step)]
-    assert 0 < after < before * 0.5
-    assert state.losses[-1]["teacher_kl"] < state.losses[0]["teacher_kl"] * 0.6
+    print(f"divergence of greedy completions {before:.4f} -> {after:.4f}")
+    # an adapter leaves the embeddings alone, in which two random models differ most
+    left = 0.5 if lora is None else 0.75
+    assert 0 < after < before * left
+    assert state.losses[-1]["teacher_kl"] < state.losses[0]["teacher_kl"] * (left + 0.1)
 
 
 @pytest.mark.usefixtures("no_mlflow")

@@ -1,4 +1,4 @@
-"""Each policy method makes right answers likelier: addition of two digits, by a model that gets three in ten right to begin with."""
+"""Each policy method, with an adapter, makes right answers likelier: addition of two digits, by a model that gets three in ten right to begin with."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ft_pipeline.finetune.model import load_trainee
 from ft_pipeline.finetune.policies import OBJECTIVES
 from ft_pipeline.finetune.rollout import sample
 from ft_pipeline.finetune.schedule import Schedule
+from ft_pipeline.recipe import Lora
 from ft_pipeline.recipe_reinforce import Reward
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.workers.messages import ignore
@@ -90,8 +91,8 @@ def success(run: Run, asks) -> float:
 def test_the_rate_of_right_answers_rises(beginner, tmp_path, method):
     plan = {"max_new_tokens": 4, "rewards": (Reward(name="exact_answer"),), "completions": 8, **CHANGES.get(method, {})}
     run = policies.run_over(
-        beginner, tmp_path, NEVER, method=method, lora=None, epochs=12, windows_per_step=16, windows_per_micro=16,
-        learning_rate=1e-3, schedule="constant", reinforce=plan,
+        beginner, tmp_path, NEVER, method=method, lora=Lora(rank=16, alpha=32), epochs=12, windows_per_step=16, windows_per_micro=16,
+        learning_rate=2e-3, schedule="constant", reinforce=plan,
         teacher=beginner.base if OBJECTIVES[method].teacher else None,
     )  # fmt: skip
     before, unseen = success(run, run.train), success(run, run.validation)

@@ -75,6 +75,7 @@ class Policy:
 
     def recall(self, trainee: Trainee, *, step: int, memory: Mapping[str, Any]) -> None:
         """Goes on where `memory(step)` was taken."""
+        self.tools.next_micro = step * self.cycle.micros_per_step
         self.cycle.recall(trainee, step=step, memory=memory)
 
     def loss(self, trainee: Trainee, batch: PolicyBatch) -> Loss:

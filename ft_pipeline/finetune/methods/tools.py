@@ -26,7 +26,7 @@ from ft_pipeline.recipe_reinforce import Reinforce
 from ft_pipeline.store.artifacts import Artifact
 
 NEAR = 64
-"""Micro-batches in which the number of the next one is looked for first: it is the next but after a resume."""
+"""Micro-batches in which the number of the next one is looked for first."""
 
 
 MOST = 10_000_000
@@ -49,7 +49,8 @@ class PolicyTools:
     frozen: Trainee | None
     """The reference of a full fine-tuning; with LoRA it is the model without its adapter."""
     rollouts: Rollouts | None
-    _micro: int = 0
+    next_micro: int = 0
+    """Where the number of a micro-batch is looked for first."""
 
     def text(self, ids: Sequence[int]) -> str:
         """Tokens as text without special ones."""
@@ -92,9 +93,9 @@ class PolicyTools:
     def micro(self) -> int:
         """Number of the global micro-batch that the loop has seeded torch for."""
         seed = torch.initial_seed()
-        near = range(self._micro, self._micro + NEAR)
-        self._micro = next(n for n in chain(near, range(MOST)) if noise_seed(self.seed, n) == seed)
-        return self._micro
+        near = range(self.next_micro, self.next_micro + NEAR)
+        self.next_micro = next(n for n in chain(near, range(MOST)) if noise_seed(self.seed, n) == seed)
+        return self.next_micro
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the rollout of this micro-batch down, once the run records."""
