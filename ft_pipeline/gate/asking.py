@@ -49,6 +49,10 @@ class Meter:
 
         return tick
 
+    def finish(self) -> None:
+        """Tells that nothing is left: what a look made needless was never asked."""
+        progress(self.listener, "evaluate", self.total, total=self.total, unit="answer")
+
 
 @dataclass
 class Asking:

@@ -59,6 +59,7 @@ class Measured:
             self._round(asking, [(p, self._rounds[p.name][number]) for p in left], first=number == 0)
             number += 1
             left = [p for p in left if self._goes_on(p, number, asking)]
+        asking.meter.finish()
 
     def _round(self, asking: Asking, parts: Sequence[Part], *, first: bool) -> None:
         base = asking.base(parts)
