@@ -54,7 +54,7 @@ def bytes_of(run) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("method", "lora", "updates"),
     [
-        pytest.param("grpo", DROPOUT, 3, marks=pytest.mark.slow),
+        ("grpo", DROPOUT, 2),
         ("ppo", DROPOUT, 3),
         ("ppo", None, 2),
         ("on_policy_distill", DROPOUT, 2),

@@ -109,7 +109,7 @@ def _batch(kept: Mapping[str, Any], trainee: Trainee) -> PolicyBatch:
     parts = kept["ids"].numpy().astype(np.int32)
     for ids, length in zip(np.split(parts, np.cumsum(kept["rows"])[:-1]), kept["lengths"], strict=True):
         windows.append(Window(ids=ids, spans=((len(ids) - length, len(ids)),), lengths=(len(ids),), row_ids=("",)))
-    tensors = {name: None if t is None else t.to(trainee.device) for name, t in kept["tensors"].items()}
+    tensors: dict[str, Any] = {name: None if t is None else t.to(trainee.device) for name, t in kept["tensors"].items()}
     return PolicyBatch(
         rows=batch_of(windows, flat=trainee.flat, device=trainee.device), lengths=list(kept["lengths"]),
         prompts=kept["prompts"], facts=dict(kept["facts"]), **tensors,
