@@ -24,6 +24,7 @@ COMMANDS = {
     "models": ("models", "List the registered versions."),
     "promote": ("models", "Move a version to the next stage."),
     "rollback": ("models", "Bring the previous production version back."),
+    "override": ("override", "Overrule a gate, with a signed reason."),
     "history": ("models", "Show every stage transition of a model line."),
     "datasets": ("data", "List the curated datasets of this store."),
     "diff": ("data", "What is other in one curated dataset than in another, row by row."),

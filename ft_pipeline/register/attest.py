@@ -35,6 +35,8 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:ft-pipeline:finetune:v1"
 BUILDER = "urn:ft-pipeline:builder:v1"
+ROOTS = ("adapter", "report", "override")
+"""Parents of a registered model whose whole ancestry is signed; an override only where a person overruled the report."""
 
 
 def statement(subject: str, links: Iterable[Link], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +70,9 @@ def sign(claim: Mapping[str, Any], key: CryptoSigner) -> dict[str, Any]:
     return envelope.to_dict()
 
 
-def verify_statement(envelope: Mapping[str, Any], keys: SSlibKey | Iterable[SSlibKey]) -> dict[str, Any]:
+def verify_statement(
+    envelope: Mapping[str, Any], keys: SSlibKey | Iterable[SSlibKey], *, predicate_type: str = PREDICATE_TYPE
+) -> dict[str, Any]:
     """The statement in an envelope that one of the keys signed. Raises IntegrityError on any change or another signer."""
     trusted: list[Key] = [keys] if isinstance(keys, SSlibKey) else list(keys)
     try:
@@ -83,8 +87,8 @@ def verify_statement(envelope: Mapping[str, Any], keys: SSlibKey | Iterable[SSli
             why="The statement was changed after it was signed, or another key signed it.",
             cure="restore the registered model, or put the public key of the signer beside the signing key as NAME.pub",
         ) from None
-    if parsed.payload_type != PAYLOAD_TYPE or claim.get("predicateType") != PREDICATE_TYPE:
-        raise IntegrityError(f"the envelope holds {claim.get('predicateType')!r}, not {PREDICATE_TYPE}")
+    if parsed.payload_type != PAYLOAD_TYPE or claim.get("predicateType") != predicate_type:
+        raise IntegrityError(f"the envelope holds {claim.get('predicateType')!r}, not {predicate_type}")
     return claim
 
 
@@ -109,7 +113,7 @@ def verified_statement(store: Store, ref: Ref, *, settings: Settings) -> tuple[d
     envelope = json.loads(artifact.file(STATEMENT).read_bytes())
     claim = verify_statement(envelope, trusted_keys(settings.signing_key))
     parents = artifact.manifest.parents
-    links = distinct(walk(store, "adapter", parents["adapter"]), walk(store, "report", parents["report"]))
+    links = distinct(*(walk(store, role, parents[role]) for role in ROOTS if role in parents))
     found = [link.ref.digest for link in links]
     signed = list(claimed(claim))
     if found[0] != signed[0] or set(found) != set(signed):

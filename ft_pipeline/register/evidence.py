@@ -14,6 +14,32 @@ from ft_pipeline.store.manifest import Manifest, Ref
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """What a person said about a report that is no PASS, signed."""
+
+    ref: Ref
+    report: Ref
+    gates: tuple[str, ...]
+    """Names of the gates that are overruled, those of earlier overrides included."""
+    reason: str
+    actor: str
+    at: str
+    """ISO time."""
+    signed_by: str
+    """Id of the key."""
+
+    @property
+    def principal(self) -> str:
+        """How history names it."""
+        return f"override:{self.ref.digest[:12]}"
+
+    @property
+    def told(self) -> str:
+        """One sentence for a person."""
+        return f"{self.actor} overruled {', '.join(self.gates)}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """One eval report."""
 
@@ -25,11 +51,19 @@ class Evidence:
     reason: str
     gates: tuple[Mapping[str, Any], ...]
     """name, kind, verdict, base, adapter, difference, low, high, rows, rule, reason."""
+    override: Override | None = None
 
     @property
     def passed(self) -> bool:
-        """True when the report backs a promotion."""
+        """True when the report alone backs a promotion."""
         return self.verdict == "PASS"
+
+    @property
+    def backed(self) -> bool:
+        """True when the report backs a promotion, or a person overruled every gate that stands in the way."""
+        overruled = set(self.override.gates) if self.override else set()
+        stops = in_the_way(self)
+        return self.passed or (bool(stops) and all(g["name"] in overruled for g in stops))
 
     @property
     def failing(self) -> list[Mapping[str, Any]]:
@@ -40,6 +74,14 @@ class Evidence:
     def suite_sha256(self) -> str:
         """Digest of everything the adapter was measured on: suites and holdout."""
         return suite_sha256(self.manifest.parents)
+
+
+def in_the_way(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """The gates that a PASS lacks: those that say no, and those that the policy requires and nobody measured."""
+    if evidence.passed:
+        return []
+    required = evidence.manifest.config["policy"].get("required", ())
+    return [*evidence.failing, *(g for g in evidence.gates if g["verdict"] == "SKIPPED" and g["kind"] in required)]
 
 
 def read_evidence(store: Store, ref: Ref) -> Evidence:
@@ -59,10 +101,11 @@ def read_evidence(store: Store, ref: Ref) -> Evidence:
 
 
 def require_pass(evidence: Evidence, model: str) -> None:
-    """Raises GateRefused with the failing gates and their reasons unless the report says PASS."""
-    if evidence.passed:
+    """Raises GateRefused with the failing gates and their reasons unless the report says PASS or a person overruled them."""
+    if evidence.backed:
         return
-    failing = evidence.failing
+    overruled = evidence.override.gates if evidence.override else ()
+    failing = [g for g in evidence.failing if g["name"] not in overruled]
     names = ", ".join(str(g["name"]) for g in failing) or "no gate was measured"
     raise GateRefused(
         f"{model} is refused: the report {evidence.manifest.digest[:12]} says {evidence.verdict} ({names})",

@@ -25,7 +25,7 @@ def promote(
 ) -> Transition:
     """Moves a version to a stage, by default the next one. The production version before it is archived in the same step.
 
-    Raises GateRefused with the failing gates when its report is not a PASS, or when production has no second pair of eyes:
+    Raises GateRefused with the failing gates when its report is not a PASS and nobody overruled it, or when production has no second pair of eyes:
     a person other than the actor, or the policy where it promotes a PASS by itself. UserError for a move that does not exist.
     """
     target = to_stage or _next_stage(model)
@@ -33,19 +33,27 @@ def promote(
         return archive(catalog, model, actor=actor, reason=reason)
     if target in BACKED:
         evidence = read_evidence(store, catalog.ref(model.report_digest))
-        require_pass(evidence, model.label)
-        if target == "staging" or evidence.auto_promote:
-            approved_by = approved_by or policy_principal(evidence)
+        overruled = not evidence.passed and _was_overruled(model, store, catalog)
+        if not overruled:
+            require_pass(evidence, model.label)
+            if target == "staging" or evidence.auto_promote:
+                approved_by = approved_by or policy_principal(evidence)
+        else:
+            reason = f"{reason} (its report is no PASS; {overruled})"
     return catalog.transition(model.id, target, actor=actor, approved_by=approved_by, reason=reason)
 
 
 def admit(catalog: Catalog, model: ModelVersion, evidence: Evidence, *, actor: str, report_id: int) -> list[Transition]:
     """The moves that a PASS makes by itself: to dev, to staging, and to production where the policy says `auto_promote`.
 
+    What a person overruled goes to staging at most.
+
     A version that a person moved on, or archived, stays where it is.
     """
     require_pass(evidence, model.label)
-    limit = "production" if evidence.auto_promote else "staging"
+    overruled = None if evidence.passed else evidence.override
+    limit = "production" if evidence.auto_promote and not overruled else "staging"
+    why = overruled.told if overruled else f"every required gate of {evidence.policy} passed"
     moves: list[Transition] = []
     stage = catalog.model_by_id(model.id).stage
     while stage in FOLLOWS and stage != limit:
@@ -55,12 +63,24 @@ def admit(catalog: Catalog, model: ModelVersion, evidence: Evidence, *, actor: s
                 model.id,
                 stage,
                 actor=actor,
-                approved_by=policy_principal(evidence),
-                reason="registered" if stage == "dev" else f"every required gate of {evidence.policy} passed",
+                approved_by=overruled.principal if overruled else policy_principal(evidence),
+                reason="registered" if stage == "dev" else why,
                 report_id=report_id if stage in BACKED else None,
             )
         )
     return moves
+
+
+def _was_overruled(model: ModelVersion, store: Store, catalog: Catalog) -> str:
+    """How history names the override with which a version was registered and signed, empty when there is none."""
+    if not model.registered_digest:
+        return ""
+    ref = store.fetch(catalog.ref(model.registered_digest)).manifest.parents.get("override")
+    return (
+        f"override:{ref.digest[:12]}"
+        if ref and store.fetch(ref).manifest.parents["report"].digest == model.report_digest
+        else ""
+    )
 
 
 def rollback(catalog: Catalog, line: str, *, actor: str, reason: str) -> Transition:

@@ -13,10 +13,11 @@ from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.register import promotion
 from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT
-from ft_pipeline.register.attest import claimed, sign, signing_key, statement
+from ft_pipeline.register.attest import ROOTS, claimed, sign, signing_key, statement
 from ft_pipeline.register.chain import Link, by_role, distinct, lineage, walk
 from ft_pipeline.register.evidence import Evidence, read_evidence, require_about, require_pass
 from ft_pipeline.register.model_card import Subject, card
+from ft_pipeline.register.override import with_override
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.catalog import Catalog, ModelVersion, NewModel
@@ -62,16 +63,16 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
     another adapter or base than the live ones, IntegrityError when an ancestor is damaged.
     """
     line = candidate.recipe.key
-    evidence = read_evidence(store, candidate.report)
+    evidence = with_override(read_evidence(store, candidate.report), store=store, catalog=catalog, settings=settings)
     require_about(evidence, adapter=candidate.adapter, base=candidate.base)
-    roots = walk(store, "adapter", candidate.adapter), walk(store, "report", candidate.report)
+    roots = _roots(candidate, evidence, store)
     _require_own_base(candidate, roots[0], evidence, catalog=catalog)
     require_pass(evidence, line)
     model = catalog.register(_new_model(candidate, store, roots[0]))
     report_id = catalog.add_report(
-        model.id, candidate.base.digest, evidence.suite_sha256, evidence.passed, candidate.report.digest
+        model.id, candidate.base.digest, evidence.suite_sha256, evidence.backed, candidate.report.digest
     )
-    artifact = _artifact(candidate, model, store=store, catalog=catalog, settings=settings, roots=roots)
+    artifact = _artifact((candidate, evidence), model, store=store, catalog=catalog, settings=settings, roots=roots)
     catalog.index(artifact.manifest)
     catalog.attest(model.id, artifact.ref.digest)
     promotion.admit(catalog, model, evidence, actor=settings.actor, report_id=report_id)
@@ -82,6 +83,14 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
         adapter=roots[0],
         reused=model.registered_digest is not None,
     )
+
+
+def _roots(candidate: Candidate, evidence: Evidence, store: Store) -> tuple[Link, ...]:
+    """The trees that are signed: of the adapter, of its report and of what a person said about that."""
+    refs = {"adapter": candidate.adapter, "report": candidate.report}
+    if evidence.override and not evidence.passed:
+        refs["override"] = evidence.override.ref
+    return tuple(walk(store, role, refs[role]) for role in ROOTS if role in refs)
 
 
 def _require_own_base(candidate: Candidate, adapter: Link, evidence: Evidence, *, catalog: Catalog) -> None:
@@ -125,15 +134,16 @@ def _lora_modules(store: Store, adapter: Ref) -> list[str]:
 
 
 def _artifact(
-    candidate: Candidate,
+    judged: tuple[Candidate, Evidence],
     model: ModelVersion,
     *,
     store: Store,
     catalog: Catalog,
     settings: Settings,
-    roots: tuple[Link, Link],
+    roots: tuple[Link, ...],
 ) -> Artifact:
     """The version's artifact: made once, found ever after, so that another key or card layout never changes a version."""
+    candidate, evidence = judged
     if model.registered_digest:
         # a deleted one is made again below: the same key and code give the same bytes
         with contextlib.suppress(NotFoundError):
@@ -143,12 +153,7 @@ def _artifact(
     spec = Spec(
         kind=KIND,
         config={"model": model.label, "description": candidate.recipe.description, "key": key.public_key.keyid},
-        parents={
-            "adapter": candidate.adapter,
-            "report": candidate.report,
-            "base": candidate.base,
-            "curated": curated.ref,
-        },
+        parents={**{root.role: root.ref for root in roots}, "base": candidate.base, "curated": curated.ref},
         code=code_digest(*(HERE / name for name in ("attest.py", "chain.py", "model_card.py", "registration.py"))),
     )
     if found := store.find(spec):
@@ -158,7 +163,7 @@ def _artifact(
     with store.publish(spec) as draft:
         (draft.folder / STATEMENT).write_bytes(canonical_json(sign(claim, key)))
         (draft.folder / LINEAGE).write_bytes(json.dumps(lineage(links), indent=1, sort_keys=True).encode())
-        write_atomic(draft.folder / CARD, _card(candidate, model, store, roots[0]).encode())
+        write_atomic(draft.folder / CARD, _card((candidate, evidence), model, store, roots[0]).encode())
         draft.counts["ancestors"] = len(claimed(claim))
     return _published(draft.artifact)
 
@@ -167,7 +172,10 @@ def _parameters(recipe: Recipe) -> dict[str, Any]:
     return {"recipe_sha256": recipe_sha256(recipe), "method": recipe.finetune.method}
 
 
-def _card(candidate: Candidate, model: ModelVersion, store: Store, adapter: Link) -> str:  # noqa: PLR0917
+def _card(  # noqa: PLR0917
+    judged: tuple[Candidate, Evidence], model: ModelVersion, store: Store, adapter: Link
+) -> str:
+    candidate, evidence = judged
     recipe = candidate.recipe
     packaged = store.fetch(candidate.adapter)
     completion = json.loads(packaged.file(COMPLETION).read_bytes())
@@ -181,7 +189,7 @@ def _card(candidate: Candidate, model: ModelVersion, store: Store, adapter: Link
     return card(
         subject,
         adapter,
-        read_evidence(store, candidate.report),
+        evidence,
         curated=store.fetch(by_role(adapter, "curated").ref),
         completion={name: completion[name] for name in SHOWN if completion.get(name) is not None},
     )

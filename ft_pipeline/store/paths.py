@@ -22,6 +22,7 @@ ROOM_OF = {
     "noise_floor": "gate",
     "eval_report": "gate",
     "recertification": "gate",
+    "override": "register",
     "registered_model": "register",
     "exported_model": "serve",
     "deployment": "serve",
