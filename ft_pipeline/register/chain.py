@@ -48,10 +48,13 @@ def distinct(*roots: Link) -> list[Link]:
 
 
 def by_role(root: Link, role: str) -> Link:
-    """The first ancestor in a role. Raises IntegrityError when there is none."""
-    for link in _all(root):
-        if link.role == role:
-            return link
+    """The nearest ancestor in a role: a reward model among the parents has data and a base of its own. Raises IntegrityError without one."""
+    level = [root]
+    while level:
+        for link in level:
+            if link.role == role:
+                return link
+        level = [parent for link in level for parent in link.parents]
     raise IntegrityError(f"{root.ref.path} has no ancestor in the role {role!r}")
 
 

@@ -54,3 +54,10 @@ def test_a_reward_above_its_limit_ends_with_three_and_shows_the_wrong_probes(rec
 def test_a_recipe_without_rewards_says_so(home, typed):
     answer = typed("rewards", "calibrate", str(road.write_recipe(home.home)))
     assert answer.code == 2 and "has no rewards" in answer.err
+
+
+def test_a_reward_model_that_is_not_in_the_catalog_is_told_by_its_digest(recipe, typed):
+    answer = typed("rewards", "calibrate", recipe(PROBES, name="model:0123456789abcdef"))
+    assert answer.code != 0 and "no artifact '0123456789abcdef' in the catalog" in answer.err
+    answer = typed("rewards", "calibrate", recipe(PROBES, name="model:zip"))
+    assert answer.code == 2 and "12 to 64 of its hex digits" in answer.err

@@ -37,7 +37,9 @@ def trained(road, stepwise):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FT_MLFLOW", "off")
         return {
-            lora is not None: tiny.train_here(road.store, judging(lora=lora), stepwise, road.base)
+            lora is not None: tiny.train_here(
+                road.store, judging(lora=lora, resume_certificate=lora is not None), stepwise, road.base
+            )
             for lora in (None, Lora(rank=4, alpha=8))
         }
 
@@ -122,7 +124,7 @@ def test_transformers_loads_it_and_judges_the_steps_as_the_run_did(road, stepwis
     assert float(loss) == pytest.approx(read_completion(made).validation_loss, rel=1e-3)
 
 
-def test_what_is_saved_holds_the_score_with_its_bias(trained):
+def test_what_is_saved_holds_the_score_with_its_bias_and_a_certificate(trained):
     from safetensors import safe_open
 
     for lora, file in ((True, "adapter_model.safetensors"), (False, "model.safetensors")):
@@ -130,6 +132,7 @@ def test_what_is_saved_holds_the_score_with_its_bias(trained):
             names = list(content.keys())
         assert {n.rpartition("score.")[2] for n in names if "score." in n} == {"weight", "bias"}
         assert not [n for n in names if "lm_head" in n]
+    assert json.loads(trained[True].file("resume.json").read_text())["verdict"] == "bit-exact"
     config = json.loads(trained[False].file("config.json").read_text())
     assert config["architectures"] == ["LlamaForTokenClassification"]
     assert json.loads(trained[True].file("adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"

@@ -170,7 +170,7 @@ def test_a_policy_earns_more_from_a_reward_model_which_is_its_parent(road, model
     curated = tiny.publish_curated(road.store, rows, validation=8, shape="rlvr")
     whole = tiny.recipe(
         method="grpo", reinforce=plan, lora=None, learning_rate=1e-3, epochs=4, windows_per_step=8, windows_per_micro=8,
-        schedule="constant",
+        schedule="constant", resume_certificate=True,
     )  # fmt: skip
     shards = tiny.publish_shards(road.store, curated, policy)
     made = tiny.train_here(road.store, whole, shards, policy, teacher=models["reward"], threads=1)
@@ -180,6 +180,7 @@ def test_a_policy_earns_more_from_a_reward_model_which_is_its_parent(road, model
     parents = made.manifest.parents
     assert parents["reward_1_model"] == models["reward"].ref and parents["reward_1_base"] == road.base.ref
     assert parents["reward_1"].kind == "reward_function"
+    assert json.loads(made.file("resume.json").read_text())["verdict"] == "bit-exact"
 
 
 def test_what_gives_no_score_or_reads_other_words_is_refused_before_training(road, models, probes, tmp_path):
