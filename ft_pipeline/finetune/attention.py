@@ -28,27 +28,60 @@ FLASH_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stacks:
-    """How a flat batch of T tokens is laid out as stacks of rows of like length, P places with padding."""
+class Layout:
+    """Where the T tokens of a flat batch go before attention: to P places, a shared token to several of them."""
 
-    shapes: tuple[tuple[int, int], ...]
-    """(rows, width) of each."""
     gather: torch.Tensor
     """[P] token that each place holds; padding places hold token 0."""
     place: torch.Tensor
-    """[T] place of each token."""
+    """[T] place of each token, the first one of a shared token: its attention is read there."""
+    shared: torch.Tensor | None = None
+    """[S] tokens that have a second place; None when no token is shared."""
+    again: torch.Tensor | None = None
+    """[S] that place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stacks(Layout):
+    """A layout as stacks of rows of like length, padding included."""
+
+    shapes: tuple[tuple[int, int], ...]
+    """(rows, width) of each."""
 
 
 class Segments:
-    """The rows of a flat batch, back to back: what an attention needs to keep them apart. Each form is made when it is asked for."""
+    """The rows of a flat batch, back to back: what an attention needs to keep them apart. Each form is made when it is asked for.
 
-    def __init__(self, lengths: Sequence[int], device: str = "cpu") -> None:
-        self.lengths, self.device = tuple(lengths), device
+    Two rows that begin alike may share the tokens of their beginning: what is computed of a token is the same in both, because attention
+    is causal. Then the model computes it once, and attention alone sees whole rows.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: str = "cpu", origin: np.ndarray | None = None) -> None:
+        """lengths: of the whole rows. origin: [their sum] token of the flat batch at each of their places; None when no token is shared."""
+        self.lengths, self.device, self.origin = tuple(lengths), device, origin
 
     @cached_property
     def stacks(self) -> Stacks:
         """Rows of like length side by side."""
-        return _stacks(self.lengths, self.device)
+        shapes, places = _stacked(self.lengths)
+        held = np.zeros(sum(rows * width for rows, width in shapes), np.int64)
+        held[places] = np.arange(len(places)) if self.origin is None else self.origin
+        return Stacks(shapes=shapes, **self._laid(held, places))
+
+    @cached_property
+    def rows(self) -> Layout | None:
+        """The whole rows back to back; None where the tokens lie so already."""
+        return None if self.origin is None else Layout(**self._laid(self.origin, np.arange(len(self.origin))))
+
+    def _laid(self, held: np.ndarray, places: np.ndarray) -> dict[str, Any]:
+        """Fields of a Layout. held: [P] token of each place; places: that of each token of the whole rows."""
+        made = {"gather": held, "place": places}
+        if self.origin is not None:
+            tokens, first = np.unique(self.origin, return_index=True)
+            again = np.setdiff1d(np.arange(len(self.origin)), first, assume_unique=True)
+            made |= {"place": places[first], "shared": self.origin[again], "again": places[again]}
+            assert len(tokens) == tokens[-1] + 1, "every token is in a row"
+        return {name: torch.from_numpy(value).to(self.device) for name, value in made.items()}
 
     @cached_property
     def edges(self) -> torch.Tensor:
@@ -61,31 +94,28 @@ class Segments:
         return max(SHORTEST_KERNEL, 1 << (max(self.lengths) - 1).bit_length())
 
 
-def plan_segments(lengths: Sequence[int], *, device: str = "cpu") -> Segments:
-    """The rows with these lengths, with the form made that their device will ask for."""
-    segments = Segments(lengths, device)
-    _ = segments.stacks if torch.device(device).type == "cpu" else segments.edges
+def plan_segments(lengths: Sequence[int], *, device: str = "cpu", origin: np.ndarray | None = None) -> Segments:
+    """The rows with these lengths, with the form made that their device will ask for. origin: of shared tokens, see Segments."""
+    segments = Segments(lengths, device, origin)
+    _ = segments.stacks if torch.device(device).type == "cpu" else (segments.edges, segments.rows)
     return segments
 
 
-def _stacks(lengths: Sequence[int], device: str) -> Stacks:
+def _stacked(lengths: Sequence[int]) -> tuple[tuple[tuple[int, int], ...], np.ndarray]:
+    """(rows, width) of each stack, and [tokens] place of each token."""
     starts = np.cumsum([0, *lengths[:-1]])
     by_length = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    shapes, gathers = [], []
+    shapes = []
     place, filled = np.zeros(sum(lengths), np.int64), 0
     while by_length:
         width = lengths[by_length[0]]
         rows = [row for row in by_length if lengths[row] >= SHORTEST * width]
         by_length = by_length[len(rows) :]
-        gather = np.zeros((len(rows), width), np.int64)
-        real = np.arange(width)[None] < np.array([lengths[row] for row in rows])[:, None]
-        gather[real] = np.concatenate([np.arange(starts[row], starts[row] + lengths[row]) for row in rows])
-        place[gather[real]] = filled + np.flatnonzero(real)
-        filled += gather.size
+        for number, row in enumerate(rows):
+            place[starts[row] : starts[row] + lengths[row]] = np.arange(lengths[row]) + filled + number * width
+        filled += len(rows) * width
         shapes.append((len(rows), width))
-        gathers.append(gather.reshape(-1))
-    whole = torch.from_numpy(np.concatenate(gathers)).to(device)
-    return Stacks(shapes=tuple(shapes), gather=whole, place=torch.from_numpy(place).to(device))
+    return tuple(shapes), place
 
 
 def register() -> None:
@@ -126,12 +156,14 @@ def by_varlen(
     tensors: Sequence[torch.Tensor], segments: Segments, *, scale: float | None, kernel: Callable[..., Any]
 ) -> torch.Tensor:
     """[1, T, heads, head_dim] by a kernel with the arguments of torch.nn.attention.varlen.varlen_attn (torch 2.13)."""
-    query, key, value = (t[0].transpose(0, 1) for t in tensors)
+    layout = segments.rows
+    lying = (t[0].transpose(0, 1) for t in tensors)
+    query, key, value = lying if layout is None else (_Spread.apply(t, layout) for t in lying)
     made = kernel(
         query, key, value, segments.edges, segments.edges, segments.longest, segments.longest,
         scale=scale, window_size=(-1, 0), enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
-    return made[None]
+    return (made if layout is None else _Collect.apply(made, layout))[None]
 
 
 def _by_stacks(tensors: Sequence[torch.Tensor], stacks: Stacks, **settings: Any) -> torch.Tensor:
@@ -152,28 +184,32 @@ class _Spread(torch.autograd.Function):
     """[T, ...] tokens into [P, ...] places. Written out because the backward of an index is a slow scatter-add: here it is an index."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: torch.Tensor, stacks: Stacks) -> torch.Tensor:
-        ctx.stacks = stacks
-        return tokens.index_select(0, stacks.gather)
+    def forward(ctx: Any, tokens: torch.Tensor, layout: Layout) -> torch.Tensor:
+        ctx.layout = layout
+        return tokens.index_select(0, layout.gather)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         # a padding place is never attended to and its own output is dropped: its gradient is 0
-        return gradients[0].index_select(0, ctx.stacks.place), None
+        found = gradients[0].index_select(0, ctx.layout.place)
+        if ctx.layout.shared is not None:
+            # each token once: no two sums meet, so their order cannot matter
+            found.index_add_(0, ctx.layout.shared, gradients[0].index_select(0, ctx.layout.again))
+        return found, None
 
 
 class _Collect(torch.autograd.Function):
-    """[P, ...] places back into [T, ...] tokens, padding dropped."""
+    """[P, ...] places back into [T, ...] tokens; padding and the second places of shared tokens are dropped."""
 
     @staticmethod
-    def forward(ctx: Any, places: torch.Tensor, stacks: Stacks) -> torch.Tensor:
-        ctx.stacks = stacks
-        return places.index_select(0, stacks.place)
+    def forward(ctx: Any, places: torch.Tensor, layout: Layout) -> torch.Tensor:
+        ctx.layout = layout
+        return places.index_select(0, layout.place)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        whole = gradients[0].new_zeros((len(ctx.stacks.gather), *gradients[0].shape[1:]))
-        return whole.index_copy_(0, ctx.stacks.place, gradients[0]), None
+        whole = gradients[0].new_zeros((len(ctx.layout.gather), *gradients[0].shape[1:]))
+        return whole.index_copy_(0, ctx.layout.place, gradients[0]), None
 
 
 def fits(config: Any) -> bool:

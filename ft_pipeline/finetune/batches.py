@@ -33,6 +33,37 @@ class Batch:
     """Of the rows of each window."""
 
 
+def shared_batch_of(windows: Sequence[Window], *, device: str = "cpu") -> Batch:
+    """The flat tensors of windows of two rows, where the tokens with which both rows of a window begin are computed once.
+
+    The same losses as `batch_of` up to rounding, and of a pair with a long prompt nearly half the work.
+    """
+    origin, starts, kept = [], [], []
+    begin = 0
+    for window in windows:
+        first, second = window.lengths
+        common = _common(window.ids[:first], window.ids[first:])
+        origin += [np.arange(first), np.arange(common), np.arange(second - common) + first]
+        starts += [begin] * 3
+        kept += [window.ids[:first], window.ids[first + common :]]
+        begin += first + second - common
+    whole = np.concatenate([part + start for part, start in zip(origin, starts, strict=True)])
+    lengths = [n for window in windows for n in window.lengths]
+    positions = np.zeros(begin, np.int64)
+    positions[whole] = np.concatenate([np.arange(n) for n in lengths])
+    offsets = np.cumsum([0, *(len(w.ids) for w in windows[:-1])])
+    trained = np.concatenate([_trained(w) + offset for w, offset in zip(windows, offsets, strict=True)])
+    ids = np.concatenate(kept).astype(np.int64)
+    return Batch(
+        input_ids=torch.from_numpy(ids[None]).to(device),
+        position_ids=torch.from_numpy(positions[None]).to(device),
+        predict=torch.from_numpy(whole[trained - 1]).to(device),
+        targets=torch.from_numpy(ids[whole[trained]]).to(device),
+        segments=plan_segments(lengths, device=device, origin=whole),
+        tokens=begin,
+    )
+
+
 def batch_of(windows: Sequence[Window], *, flat: bool, device: str = "cpu") -> Batch:
     """The tensors of some windows. The head runs only on `predict`: chat rows train one token in five."""
     ids = [window.ids for window in windows]
@@ -65,6 +96,13 @@ def single_rows(window: Window) -> list[Window]:
         rows.append(Window(ids=window.ids[start:end], spans=spans, lengths=(length,), row_ids=(row_id,)))
         start = end
     return rows
+
+
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """Tokens with which both begin."""
+    shorter = min(len(one), len(other))
+    differ = np.flatnonzero(one[:shorter] != other[:shorter])
+    return int(differ[0]) if len(differ) else shorter
 
 
 def _trained(window: Window) -> np.ndarray:

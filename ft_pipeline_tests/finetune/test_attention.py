@@ -7,6 +7,7 @@ import inspect
 import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,6 +80,43 @@ def test_the_kernel_of_cuda_gets_what_gives_the_same_attention(lengths, heads, s
     segments = plan_segments(lengths)
     stacked, _ = attend(None, *tensors, None, segments=segments, scaling=0.3)
     assert torch.allclose(stacked, by_varlen(tensors, segments, scale=0.3, kernel=varlen_on_cpu), atol=1e-6)
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=5)
+"""(common tokens, further ones of the first row, of the second)."""
+
+
+def sharing(pairs):
+    """Lengths of the whole rows, and the flat token at each of their places."""
+    lengths, origin, begin = [], [], 0
+    for common, first, second in pairs:
+        lengths += [common + first, common + second]
+        origin += [*range(common + first), *range(common), *range(common + first, common + first + second)]
+        origin[-sum(lengths[-2:]) :] = [begin + o for o in origin[-sum(lengths[-2:]) :]]
+        begin += common + first + second
+    return lengths, np.array(origin), begin
+
+
+@given(PAIRS, st.sampled_from(["stacks", "kernel"]), st.integers(0, 100))
+@settings(max_examples=40)
+def test_a_shared_beginning_attends_and_learns_as_two(pairs, form, seed):
+    torch.manual_seed(seed)
+    lengths, origin, tokens = sharing(pairs)
+    segments, apart = plan_segments(lengths, origin=origin), plan_segments(lengths)
+    tensors = [torch.randn(1, 2, tokens, 4, requires_grad=True) for _ in range(3)]
+    doubled = [t.detach()[:, :, origin].requires_grad_() for t in tensors]
+    weight = torch.randn(1, len(origin), 2, 4)
+    if form == "kernel":
+        found = by_varlen(tensors, segments, scale=None, kernel=varlen_on_cpu)
+    else:
+        found = attend(None, *tensors, None, segments=segments)[0]
+    wanted = attend(None, *doubled, None, segments=apart)[0]
+    assert torch.allclose(found[:, origin], wanted, atol=1e-6)
+    (found[:, origin] * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    for one, two in zip(tensors, doubled, strict=True):
+        summed = torch.zeros_like(one).index_add(2, torch.from_numpy(origin), two.grad)
+        assert torch.allclose(one.grad, summed, atol=1e-4)
 
 
 def test_the_arguments_are_those_of_the_installed_torch():

@@ -11,6 +11,7 @@ import torch
 from ft_pipeline.encode.artifact import Measure, read_pairs, read_reference, reference_spec
 from ft_pipeline.errors import IntegrityError, RecipeError
 from ft_pipeline.finetune.artifact import read_completion, read_losses
+from ft_pipeline.finetune.methods import compared
 from ft_pipeline.finetune.methods.compared import compared_batch, compared_rows, row_counts, row_log_probabilities
 from ft_pipeline.finetune.methods.method import method_of
 from ft_pipeline.finetune.model import load_trainee
@@ -112,6 +113,35 @@ def test_another_base_model_can_be_the_reference(road, pairs, tmp_path):
     ]
     refs = [job.spec.parents["reference"] for job in jobs]
     assert refs[0] != refs[1] and refs[1].kind == "reference_logprobs"
+
+
+@pytest.mark.parametrize("lora", [Lora(rank=4, alpha=8), None])
+def test_a_prompt_that_is_computed_once_gives_the_same_loss_and_gradient(
+    road, pairs, reference, tmp_path, monkeypatch, lora
+):
+    section = preferring("dpo", lora=lora).finetune
+    method = method_of(section, cache=tmp_path, reference=reference)
+    rows = method.items(pairs, "train")[:8]
+    found = []
+    for shares in (True, False):
+        monkeypatch.setattr(compared, "has_noise", lambda _trainee, shares=shares: not shares)
+        trainee = load_trainee(road.base.folder, section)
+        batch = method.batch(trainee, rows)
+        loss = method.loss(trainee, batch)
+        loss.total.backward()
+        gradients = torch.cat([p.grad.flatten() for p in trainee.trained if p.grad is not None])
+        found.append((batch.tokens, {n: float(v) for n, v in loss.facts.items()}, gradients))
+    (few, facts, gradients), (many, others, apart) = found
+    assert many == sum(len(row.ids) for row in rows) and few < 0.7 * many
+    assert facts == pytest.approx(others, rel=1e-5, abs=1e-5)
+    assert float((gradients - apart).abs().max()) < 1e-5 * float(apart.abs().max())
+
+
+def test_with_dropout_each_answer_has_its_own_prompt(road, pairs, reference, tmp_path):
+    section = preferring("dpo", lora=Lora(rank=4, alpha=8, dropout=0.1)).finetune
+    method = method_of(section, cache=tmp_path, reference=reference)
+    rows = method.items(pairs, "train")[:2]
+    assert method.batch(load_trainee(road.base.folder, section), rows).tokens == sum(len(row.ids) for row in rows)
 
 
 @pytest.mark.parametrize("lora", [Lora(rank=4, alpha=8), None])

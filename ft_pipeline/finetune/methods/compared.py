@@ -25,7 +25,7 @@ from ft_pipeline.encode.artifact import (
     read_reference,
 )
 from ft_pipeline.errors import IntegrityError
-from ft_pipeline.finetune.batches import Batch, batch_of
+from ft_pipeline.finetune.batches import Batch, batch_of, shared_batch_of
 from ft_pipeline.finetune.methods.causal import token_losses
 from ft_pipeline.finetune.model import Trainee
 from ft_pipeline.store.artifacts import Artifact
@@ -100,14 +100,27 @@ def compared_rows(shards: Artifact, split: str, *, cache: Path, reference: Artif
 
 
 def compared_batch(trainee: Trainee, items: Sequence[Compared]) -> ComparedBatch:
-    """Both rows of every item."""
-    rows = batch_of(items, flat=trainee.flat, device=trainee.device)
+    """Both rows of every item, their common beginning once where that gives the same losses."""
+    shares = trainee.flat and not has_noise(trainee)
+    rows = (
+        shared_batch_of(items, device=trainee.device)
+        if shares
+        else batch_of(items, flat=trainee.flat, device=trainee.device)
+    )
     counts = tuple(count for item in items for count in row_counts(item))
     reference = torch.tensor([i.reference for i in items], dtype=torch.float32, device=trainee.device)
     return ComparedBatch(
         rows=rows, counts=counts, reference=reference if reference.numel() else None,
         labels=torch.tensor([i.label for i in items], device=trainee.device), tokens=rows.tokens,
     )  # fmt: skip
+
+
+def has_noise(trainee: Trainee) -> bool:
+    """True when dropout makes two passes over one prompt differ: then chosen and rejected each get their own."""
+    lora, config = trainee.section.lora, trainee.model.config
+    return bool(lora and lora.dropout) or any(
+        getattr(config, name, 0) for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop")
+    )
 
 
 def row_counts(window: Window) -> list[int]:
@@ -120,7 +133,10 @@ def row_counts(window: Window) -> list[int]:
 def row_log_probabilities(model: Any, rows: Batch, counts: Sequence[int]) -> torch.Tensor:
     """[rows] summed log-probability of the trained tokens of each row, in nats."""
     losses = token_losses(model, rows)
-    return -torch.stack([part.sum() for part in losses.split(list(counts))])
+    row = torch.repeat_interleave(torch.tensor(counts, device=losses.device), output_size=len(losses))
+    # one kernel instead of one a row; float64, because it adds one after the other
+    sums = torch.zeros(len(counts), dtype=torch.float64, device=losses.device).index_add(0, row, losses.double())
+    return -sums.float()
 
 
 def _write_cache(path: Path, shards: Artifact, split: str) -> None:
