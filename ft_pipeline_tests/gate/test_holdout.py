@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ft_pipeline.gate.holdout import task
+import json
+
+from ft_pipeline.gate.holdout import read_tasks, task
+from ft_pipeline.gate.metrics import metric_of
 
 
 def test_the_last_assistant_turn_is_the_reference_and_what_came_before_is_asked() -> None:
@@ -24,3 +27,21 @@ def test_other_shapes() -> None:
     assert task("r", "text", {"text": "t"}) is None
     calls = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
     assert task("r", "chat", {"messages": [*turn, calls]}) is None
+
+
+def test_rows_that_the_metric_cannot_use_are_counted_and_not_asked(tmp_path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    said = ["it is 3", "three", "#### 4"]
+    content = [json.dumps({"prompt": "p", "completion": c}) for c in said] + [json.dumps({"text": "t"})]
+    shapes = ["completion"] * 3 + ["text"]
+    table = pa.table({"row_id": list("abcd"), "shape": shapes, "content": content})
+
+    class Curated:
+        def file(self, name):
+            pq.write_table(table, tmp_path / name)
+            return tmp_path / name
+
+    tasks, skipped = read_tasks(Curated(), metric_of("numeric", {}).usable)
+    assert [t.id for t in tasks] == ["a", "c"] and skipped == 2

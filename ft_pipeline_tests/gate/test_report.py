@@ -77,6 +77,18 @@ def test_the_page_is_one_file_escapes_what_models_say_and_shows_what_cost_most(r
     assert [p.adapter_score for p in worst(report.gate("over_refusal"), evidence)] == [1, 1, 1]
 
 
+def test_the_page_shows_the_looks_and_the_subjects_of_a_benchmark(evidence) -> None:
+    from dataclasses import replace
+
+    pairs = [replace(p, stratum="law" if n % 2 else "art") for n, p in enumerate(evidence["letters"] * 3)]
+    gates = verdicts.benchmarks([("letters", pairs)], STAGING, sizes={"letters": len(pairs)})
+    page = report_page(verdicts.overall(gates, STAGING, name="staging"), {"letters": pairs}, config={}, parents={})
+    assert "2 subjects; those that lost more than chance" in page and "<td>law</td>" in page.replace("<b>", "").replace(
+        "</b>", ""
+    )
+    assert "Looks: critical value" in page and "500" in page and "[{" not in page
+
+
 def test_the_forest_is_the_same_picture_twice_and_its_good_side_is_right(report, tmp_path) -> None:
     for name in ("a.png", "b.png"):
         draw_forest(tmp_path / name, report.gates)
