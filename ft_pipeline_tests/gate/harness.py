@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.gate import official_rows
+from ft_pipeline.gate import official_rows, scorer, scorer_rows
+from ft_pipeline.gate.benchmarks import Question
 from ft_pipeline.gate.official import OFFICIAL
 from ft_pipeline_tests.gate import mirrors
 
@@ -45,6 +48,37 @@ def trained(
     return model.eval(), tokenizer
 
 
+def ours(model: Any, tokenizer: Any, questions: Sequence[Question]) -> Scores:
+    """What our scorer gives."""
+    import torch
+
+    choices = scorer_rows.encoded(tokenizer, questions, limit=scorer.limit_of(model))
+    with torch.inference_mode():
+        values = iter(scorer.log_likelihoods(model, choices, lambda *_: None))
+    sums = {q.id: [next(values) for _ in q.choices] for q in questions}
+    made = [scorer.sample(q, c, sums[q.id]) for q, c in zip(questions, choices, strict=True)]
+    return {s.id: (sums[s.id], s.score) for s in made}
+
+
+def timed(model: Any, tokenizer: Any, task: str, mirror: Path) -> tuple[Scores, float]:
+    """What `simple_evaluate` gives, and the CPU seconds of its `loglikelihood` alone."""
+    from lm_eval.models.huggingface import HFLM
+
+    plain, spent = HFLM.loglikelihood, []
+
+    def counted(self: Any, *args: Any, **more: Any) -> Any:
+        started = time.process_time()
+        result = plain(self, *args, **more)
+        spent.append(time.process_time() - started)
+        return result
+
+    HFLM.loglikelihood = counted
+    try:
+        return evaluated(model, tokenizer, task, mirror), sum(spent)
+    finally:
+        HFLM.loglikelihood = plain
+
+
 def evaluated(model: Any, tokenizer: Any, task: str, mirror: Path, *, shots: int | None = None, **more: Any) -> Scores:
     """What `lm_eval.simple_evaluate` gives, by the ids of our suites."""
     samples = raw_samples(model, tokenizer, task, mirror, shots=shots, **more)
@@ -57,6 +91,27 @@ def evaluated(model: Any, tokenizer: Any, task: str, mirror: Path, *, shots: int
             seen[one["doc_hash"]] += 1
             scores[name] = ([value for value, _ in one["filtered_resps"]], float(one[metric]))
     return scores
+
+
+def judged(task: str, mirror: Path, answers: dict[str, str]) -> list[bool]:
+    """Whether lm_eval, with the last filter of its task, finds each of these written answers right; in the dataset's order."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    paths = official_rows._definitions(Path(lm_eval.__file__).parent / "tasks", OFFICIAL[task].definitions, ())
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "tasks"
+        names = official_rows.write_definitions(place, paths, mirror=mirror, shots=0, cache=Path(folder) / "cache")
+        loaded = TaskManager(include_path=str(place), include_defaults=False).load(list(names.values()))["tasks"]
+    (one,) = loaded.values()
+    one.build_all_requests()
+    for instance, text in zip(one.instances, answers.values(), strict=True):
+        for end in instance.args[1]["until"]:
+            text = text.split(end)[0]
+        instance.resps = [text]
+    one.apply_filters()
+    last = one.config.filter_list[-1]["name"]
+    return [bool(one.process_results(i.doc, [i.filtered_resps[last]])["exact_match"]) for i in one.instances]
 
 
 def raw_samples(
