@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store, open_store
 from ft_pipeline.store.catalog import Catalog, open_catalog
 from ft_pipeline.workers.job import Placement
-from ft_pipeline.workers.local import LocalWorker
 from ft_pipeline.workers.messages import Listener, ignore
+from ft_pipeline.workers.placed import PlacedWorker, Worker, read_placement
 
 STATUS = dg.DagsterRunStatus
 UNFINISHED = [STATUS.QUEUED, STATUS.NOT_STARTED, STATUS.MANAGED, STATUS.STARTING, STATUS.STARTED]
@@ -31,7 +31,7 @@ class House:
     settings: Settings
     store: Store
     catalog: Catalog
-    worker: LocalWorker
+    worker: Worker
     placement: Placement = field(default_factory=Placement)
     listener: Listener = ignore
     given: Mapping[str, Recipe] = field(default_factory=dict)
@@ -89,8 +89,8 @@ def open_house(*, listener: Listener = ignore, placement: Placement | None = Non
         settings=where,
         store=store,
         catalog=open_catalog(where),
-        worker=LocalWorker(where, store),
-        placement=placement or Placement(threads=where.threads, processes=where.processes, sharding=where.sharding),  # type: ignore[arg-type]
+        worker=PlacedWorker(where, store),
+        placement=placement or _placement(where),
         listener=listener,
     )
 
@@ -125,8 +125,25 @@ def _judges(run: dg.DagsterRun) -> bool:
     return run.asset_selection is None or EVAL_REPORT in run.asset_selection
 
 
+def _placement(where: Settings) -> Placement:
+    """As the settings say, or the file that they name."""
+    said: dict[str, Any] = {"threads": where.threads, "processes": where.processes, "sharding": where.sharding}
+    return Placement(**said) if where.placement is None else read_placement(where.placement, **said)
+
+
+def _house_of_a_run(context: dg.InitResourceContext) -> House:
+    """A house whose worker knows a cancelled run from an orchestrator that is moved: Dagster interrupts both alike."""
+    house, instance, run_id = open_house(), context.instance, context.run_id
+
+    def is_cancelled() -> bool:
+        run = instance.get_run_by_id(run_id) if instance is not None and run_id else None
+        return run is None or run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+    return replace(house, worker=PlacedWorker(house.settings, house.store, is_cancelled))
+
+
 def build(house: House | None = None) -> dict[str, Any]:
     """Dagster resources: `house`, opened when a run starts so that a code location loads without a database."""
     if house is not None:
         return {"house": dg.ResourceDefinition.hardcoded_resource(house)}
-    return {"house": dg.ResourceDefinition(resource_fn=lambda _context: open_house())}
+    return {"house": dg.ResourceDefinition(resource_fn=_house_of_a_run)}

@@ -56,8 +56,18 @@ class Settings:
     """FT_TEAM_MEMBER, or JOB_COMPLETION_INDEX of an Indexed Job: which member of a team this process is, from 0. Default: 0."""
     team_size: int
     """FT_TEAM_SIZE: how many processes curate together. Default: 1."""
+    base_watch_seconds: int
+    """FT_BASE_WATCH_SECONDS: how often the sensors look whether a base model moved. Default: 30."""
     base_debounce_seconds: int
     """FT_BASE_DEBOUNCE_SECONDS: a base model that moved must stay as it is for so long before adapters are judged again. Default: 60."""
+    placement: Path | None
+    """FT_PLACEMENT: a YAML file that says where jobs run (workers/placed.py). Default: this machine."""
+    cluster: str
+    """FT_CLUSTER: the profile of the Kubernetes cluster that a placement may name. Default: bare."""
+    namespace: str | None
+    """FT_NAMESPACE: where its Jobs are made. Default: the profile's."""
+    image: str | None
+    """FT_IMAGE: of its pods, `repository@sha256:...`. Default: the profile's."""
     actor: str
     """FT_ACTOR: who promotes. Default: the login name."""
 
@@ -91,7 +101,12 @@ def load() -> Settings:
         sharding=_one_of("FT_SHARDING", ("none", "ddp", "fsdp", "zero1", "zero2", "zero3")),
         team_member=_whole_number("FT_TEAM_MEMBER", int(env.get("JOB_COMPLETION_INDEX") or 0), least=0),
         team_size=_whole_number("FT_TEAM_SIZE", 1),
+        base_watch_seconds=_whole_number("FT_BASE_WATCH_SECONDS", 30),
         base_debounce_seconds=_whole_number("FT_BASE_DEBOUNCE_SECONDS", 60, least=0),
+        placement=Path(env["FT_PLACEMENT"]) if env.get("FT_PLACEMENT") else None,
+        cluster=env.get("FT_CLUSTER") or "bare",
+        namespace=env.get("FT_NAMESPACE") or None,
+        image=env.get("FT_IMAGE") or None,
         actor=env.get("FT_ACTOR") or getpass.getuser(),
     )
 

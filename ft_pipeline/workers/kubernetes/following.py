@@ -76,7 +76,8 @@ class Following:
     """Steps that this attempt has told of."""
     _unplaced_since: float = field(default_factory=time.monotonic)
     _looked_at: float = 0
-    _changes: int = -1
+    _version: str = ""
+    """Of the Job at the last look."""
 
     def until_it_ends(self, jobs: Jobs) -> End:
         """Returns when the Job is over, gone, or given up."""
@@ -85,13 +86,13 @@ class Following:
         self._step, seen = carried_step(self.store, self.job.spec.fingerprint), 0
         while True:
             self._pass_on(inbox)
-            if (end := self._end_now(jobs, logs, changed=seen)) is not None:
+            if (end := self._end_now(jobs, logs)) is not None:
                 self._pass_on(inbox)
                 logs.close()
                 return end
             seen = jobs.wait(seen, self.pace.tick)
 
-    def _end_now(self, jobs: Jobs, logs: Logs, *, changed: int) -> End | None:
+    def _end_now(self, jobs: Jobs, logs: Logs) -> End | None:
         if jobs.trouble:
             self._say(f"the API server does not answer ({jobs.trouble}): the Job goes on without us")
             return None
@@ -100,13 +101,14 @@ class Following:
             return self._confirmed_gone()
         self.verdict = verdict_of(manifest)
         over = self.verdict.state is not State.RUNNING
-        if over or changed != self._changes or time.monotonic() - self._looked_at > self.pace.pods:
-            self._changes = changed
+        version = manifest["metadata"]["resourceVersion"]
+        if over or version != self._version or time.monotonic() - self._looked_at > self.pace.pods:
             try:
                 self._look(manifest, logs)
             except ApiError as error:
                 self._say(f"the API server does not answer ({error.message}): the Job goes on without us")
                 return None
+            self._version = version
         return End.OVER if over else self._given_up(manifest)
 
     def _confirmed_gone(self) -> End | None:

@@ -97,3 +97,6 @@ class Profile:
 
 BARE = Profile(name="bare")
 """NVIDIA's device plugin and its labels, no spot nodes."""
+
+PROFILES: Mapping[str, Profile] = MappingProxyType({"bare": BARE})
+"""By name, as FT_CLUSTER says it."""
