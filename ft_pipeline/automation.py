@@ -161,13 +161,8 @@ def retraining_schedule(found: Recipe) -> dg.ScheduleDefinition:
     )
 
 
-@dg.sensor(
-    name="base_model_watch",
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Looks where base models come from. One that moved, and stayed so, is recorded for the recipes on it; nothing trains.",
-)
 def base_model_watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """One look at every base that a recipe has run on. The cursor only holds what was seen; what is new is told by the history."""
     where, seen = settings.load(), json.loads(context.cursor or "{}")
     on: dict[str, list[Recipe]] = {}
     for found in known_recipes()[0]:
@@ -218,15 +213,20 @@ def _event(found: Recipe, sha: str, before: str) -> dg.AssetMaterialization:
     )  # fmt: skip
 
 
-recertification = dg.AutomationConditionSensorDefinition(
-    "recertification",
-    target=dg.AssetSelection.assets(*CONDITIONS),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=30,
-    emit_backfills=True,
-    run_tags={"dagster/priority": "-5", TRIGGER_TAG: BASE_CHANGED},
-    description="Judges every adapter of a base that moved, on the new base; registers what is recertified.",
-)
+def base_sensors(every_seconds: int) -> list[dg.SensorDefinition]:
+    """The watch, and the judge of what it records."""
+    watcher = dg.SensorDefinition(
+        name="base_model_watch", evaluation_fn=base_model_watch, minimum_interval_seconds=every_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Looks where base models come from. One that moved, and stayed so, is recorded for the recipes on it; nothing trains.",
+    )  # fmt: skip
+    judge = dg.AutomationConditionSensorDefinition(
+        "recertification", target=dg.AssetSelection.assets(*CONDITIONS), minimum_interval_seconds=every_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING, emit_backfills=True,
+        run_tags={"dagster/priority": "-5", TRIGGER_TAG: BASE_CHANGED},
+        description="Judges every adapter of a base that moved, on the new base; registers what is recertified.",
+    )  # fmt: skip
+    return [watcher, judge]
 
 
 @dg.sensor(
@@ -267,5 +267,5 @@ def with_conditions(made: dg.Definitions) -> dg.Definitions:
 def defs() -> dg.Definitions:
     """Jobs, the sensors and one schedule for each recipe that asks for it."""
     scheduled = [retraining_schedule(r) for r in known_recipes()[0] if r.schedule]
-    sensors = [recipe_sync, base_model_watch, recertification, base_change_retraining]
+    sensors = [recipe_sync, *base_sensors(settings.load().base_watch_seconds), base_change_retraining]
     return dg.Definitions(jobs=[fine_tune, prepare_data, train, evaluate], sensors=sensors, schedules=scheduled)

@@ -97,6 +97,14 @@ def _metadata(artifact: Artifact, report: EvalReport) -> dict[str, dg.MetadataVa
     }
 
 
+def _said(artifact: Artifact, report: EvalReport) -> str:
+    """What the check says: the gate that decided, or what became of an adapter whose base moved."""
+    if artifact.ref.kind != RECERTIFIED_KIND:
+        return check_description(report)
+    found = read_recertification(artifact)
+    return f"{found['verdict']} on the new base: {found['reason']}. What to do: {found['action']}."
+
+
 def _recertified(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     """What became of an adapter whose base moved; nothing for a report on its own base."""
     if artifact.ref.kind != RECERTIFIED_KIND:
@@ -120,7 +128,7 @@ def _check(artifact: Artifact, report: EvalReport) -> dg.AssetCheckResult:
         check_name="gate",
         passed=report.passed,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=check_description(report),
+        description=_said(artifact, report),
         metadata={
             "what happened": dg.MetadataValue.text(f"{report.verdict}: {report.reason}."),
             "gates": _gates(report),
