@@ -12,7 +12,7 @@ from typing import Any
 from ft_pipeline.encode.artifact import statistics
 from ft_pipeline.errors import IntegrityError, RecipeError
 from ft_pipeline.finetune.requirements import refuse_kind, refuse_sections
-from ft_pipeline.recipe import STRICT, Finetune, Recipe, identity
+from ft_pipeline.recipe import STEP_SEPARATOR, STRICT, Finetune, Recipe, identity
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.fingerprint import code_digest
 from ft_pipeline.store.manifest import Manifest, Ref, Spec
@@ -149,6 +149,12 @@ def refuse_unsupported(recipe: Recipe) -> None:
     """Raises RecipeError for what this version cannot train, before anything is computed."""
     section = recipe.finetune
     refuse_sections(section)
+    if recipe.encode.step_separator != STEP_SEPARATOR and section.method != "process_reward":
+        raise RecipeError(
+            f"encode.step_separator {recipe.encode.step_separator!r} belongs to process_reward, not to {section.method}",
+            why="It would change nothing, and look as if it did.",
+            cure="leave it out",
+        )
     if section.epochs < 1 or section.windows_per_micro < 1:
         raise RecipeError(
             f"epochs {section.epochs} and windows_per_micro {section.windows_per_micro} must be at least 1"

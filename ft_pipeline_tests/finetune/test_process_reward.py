@@ -22,7 +22,7 @@ from ft_pipeline.finetune.methods.method import method_of
 from ft_pipeline.finetune.model import load_trainee
 from ft_pipeline.finetune.rollout import side_by_side
 from ft_pipeline.finetune.score import add_score, classifier_config, scores
-from ft_pipeline.recipe import Curate, Dataset, Lora, NearDuplicates, RewardModel, Splits
+from ft_pipeline.recipe import Curate, Dataset, Encode, Lora, NearDuplicates, RewardModel, Splits
 from ft_pipeline.workers.pool import Pool
 from ft_pipeline_tests import tiny
 
@@ -143,6 +143,11 @@ def test_other_rows_other_sections_and_unknown_models_are_refused(road, pairs):
         tiny.train_job_here(road.store, judging(), {"shards": pairs, "base": road.base})
     with pytest.raises(RecipeError, match="reward belongs to reward, not to process_reward"):
         tiny.train_job_here(road.store, judging(reward=RewardModel()), {"shards": pairs, "base": road.base})
+    with pytest.raises(RecipeError, match="step_separator '; ' belongs to process_reward, not to reward"):
+        split = tiny.recipe(method="reward", encode=Encode(step_separator="; "))
+        tiny.train_job_here(road.store, split, {"shards": pairs, "base": road.base})
+    with pytest.raises(ValueError, match="step_separator is empty"):
+        Encode(step_separator="")
     with pytest.raises(RecipeError, match="type unheard_of has no token classifier"):
         add_score(SimpleNamespace(config=SimpleNamespace(model_type="unheard_of")), "process_reward")
     named = classifier_config({"architectures": ["Qwen3ForCausalLM"]}, "process_reward")["architectures"]
