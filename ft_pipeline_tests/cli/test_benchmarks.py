@@ -16,6 +16,9 @@ from ft_pipeline_tests import tiny
 from ft_pipeline_tests.acquire.hub_server import running_hub
 from ft_pipeline_tests.gate import mirrors
 
+pytestmark = pytest.mark.slow
+"""Whoever builds imports lm_eval: 6 s."""
+
 
 def test_a_mirror_from_the_hub_is_pinned_built_listed_and_verified(typed, store, home, tmp_path, monkeypatch) -> None:
     folder = mirrors.truthfulqa(tmp_path / "repository")

@@ -60,7 +60,7 @@ def ours(model: Any, tokenizer: Any, questions: Sequence[Question]) -> Scores:
     return {s.id: (sums[s.id], s.score) for s in made}
 
 
-def timed(model: Any, tokenizer: Any, task: str, mirror: Path) -> tuple[Scores, float]:
+def timed(model: Any, tokenizer: Any, task: str, mirror: Path, *, only: Sequence[str]) -> tuple[Scores, float]:
     """What `simple_evaluate` gives, and the CPU seconds of its `loglikelihood` alone."""
     from lm_eval.models.huggingface import HFLM
 
@@ -74,7 +74,7 @@ def timed(model: Any, tokenizer: Any, task: str, mirror: Path) -> tuple[Scores, 
 
     HFLM.loglikelihood = counted
     try:
-        return evaluated(model, tokenizer, task, mirror), sum(spent)
+        return evaluated(model, tokenizer, task, mirror, only=only), sum(spent)
     finally:
         HFLM.loglikelihood = plain
 
@@ -115,7 +115,14 @@ def judged(task: str, mirror: Path, answers: dict[str, str]) -> list[bool]:
 
 
 def raw_samples(
-    model: Any, tokenizer: Any, task: str, mirror: Path, *, shots: int | None = None, batch: int = 8, **more: Any
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    mirror: Path,
+    *,
+    shots: int | None = None,
+    only: Sequence[str] | None = None,
+    **more: Any,
 ) -> dict[str, list[dict[str, Any]]]:
     """Stratum -> lm_eval's samples."""
     import lm_eval
@@ -123,13 +130,14 @@ def raw_samples(
     from lm_eval.tasks import TaskManager
 
     wanted = OFFICIAL[task]
-    only = mirrors.SUBJECTS if task == "mmlu" else ()
+    if only is None:
+        only = mirrors.SUBJECTS if task == "mmlu" else ()
     paths = official_rows._definitions(Path(lm_eval.__file__).parent / "tasks", wanted.definitions, only)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "tasks"
         shots = wanted.shots if shots is None else shots
         names = official_rows.write_definitions(place, paths, mirror=mirror, shots=shots, cache=Path(folder) / "cache")
-        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
         manager = TaskManager(include_path=str(place), include_defaults=False)
         result = lm_eval.simple_evaluate(
             model=harness, tasks=list(names.values()), task_manager=manager, bootstrap_iters=0, log_samples=True, **more

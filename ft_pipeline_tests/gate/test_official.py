@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,18 @@ from ft_pipeline.acquire import mirror
 from ft_pipeline.curate.artifact import item_sha256
 from ft_pipeline.errors import DriftError, IntegrityError
 from ft_pipeline.gate import official, written
+from ft_pipeline.gate.artifact import read_report
 from ft_pipeline.gate.baseline import baseline_spec
 from ft_pipeline.gate.benchmarks import read_questions
 from ft_pipeline.gate.probes.benchmark import benchmark_probe
+from ft_pipeline.recipe import BenchmarkGate
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.manifest import Ref
 from ft_pipeline_tests.gate import harness, mirrors
 
+pytestmark = pytest.mark.slow
+"""Whoever builds imports lm_eval: 6 s."""
 CHOSEN = ("mmlu", "hellaswag", "arc_challenge", "truthfulqa_mc1", "truthfulqa_mc2")
 
 
@@ -56,7 +61,6 @@ def rows(suite: Artifact) -> list[dict]:
     return [json.loads(line) for line in suite.file("suite.jsonl").read_bytes().splitlines()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("task", "positions"), [
     *((task, 4096) for task in CHOSEN), ("hellaswag", 640), ("mmlu", 384),
 ])  # fmt: skip
@@ -73,7 +77,6 @@ def test_every_score_is_the_one_of_lm_eval(built, store, trained, task, position
         assert mine[name][1] == pytest.approx(score, abs=1e-4 if task == "truthfulqa_mc2" else 0), name
 
 
-@pytest.mark.slow
 def test_a_written_answer_is_read_as_lm_eval_reads_it(built, store, trained) -> None:
     suite = built("gsm8k", look={"rows": 6})
     exercises, rules = written.read_exercises(suite)
@@ -94,7 +97,6 @@ def test_a_written_answer_is_read_as_lm_eval_reads_it(built, store, trained) -> 
     assert judged[5] is True and judged[2] is False
 
 
-@pytest.mark.slow
 def test_a_written_benchmark_is_a_probe_and_stops_where_its_rules_say(built, trained) -> None:
     model, tokenizer = trained
     probe = benchmark_probe("sums", built("gsm8k", look={"rows": 3}), tokenizer)
@@ -212,3 +214,19 @@ def test_official_questions_are_known_to_the_contamination_report(built) -> None
     assert {q.item_sha256 for q in read_questions(suite)} == {
         item_sha256(r["question"]) for r in pq.read_table(path).to_pylist()
     }
+
+
+def test_an_official_benchmark_is_evaluated_by_subject(built, gate, job_of, store) -> None:
+    import pyarrow.parquet as pq
+
+    from ft_pipeline.gate.main import body
+
+    built("mmlu")
+    wanted = replace(gate, benchmarks=(BenchmarkGate(name="mmlu", task="mmlu"),), safety=None)
+    job = job_of(wanted, "zero")
+    body(job, store, lambda _message: None)
+    report = store.find(job.spec)
+    result = read_report(report).gate("mmlu")
+    assert (result.rows, result.difference) == (36, 0)
+    rows = [r for r in pq.read_table(report.file("samples.parquet")).to_pylist() if r["gate"] == "mmlu"]
+    assert {r["stratum"] for r in rows} == {*mirrors.SUBJECTS} and len({r["id"] for r in rows}) == 36
