@@ -15,7 +15,7 @@ from ft_pipeline.recipe import Lora
 from ft_pipeline_tests.runs import Asked, bytes_of, run_over
 
 
-@pytest.mark.parametrize("lora", [Lora(rank=4, alpha=8), None])
+@pytest.mark.parametrize("lora", [Lora(rank=4, alpha=8), None, Lora(rank=4, alpha=8, dora=True)])
 def test_training_lowers_the_validation_loss_and_changes_what_it_should(road, tmp_path, lora):
     run = run_over(road, tmp_path, lora=lora, epochs=4)
     before = bytes_of(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -13,8 +14,12 @@ from ft_pipeline.recipe import Distill, Lora, Preference
 from ft_pipeline.workers.messages import Mailbox
 from ft_pipeline_tests import tiny
 
+NOISY = Lora(rank=4, alpha=8, dropout=0.1)
 METHODS = {
     "sft": {},
+    "sft dora": {"lora": replace(NOISY, dora=True)},
+    "sft qlora": {"lora": replace(NOISY, quantize="nf4")},
+    "cpt full": {"lora": None, "learning_rate": 1e-3},
     "dpo": {"preference": Preference(beta=0.1)},
     "dpo full": {"preference": Preference(beta=0.1), "lora": None, "learning_rate": 1e-3},
     "simpo": {"preference": Preference(beta=2.0, gamma=1.0)},
@@ -25,15 +30,22 @@ METHODS = {
     "process_reward": {},
     "process_reward full": {"lora": None, "learning_rate": 1e-3},
     "distill": {"distill": Distill(teacher="base", alpha=0.5, top_k=4)},
+    "distill full": {"distill": Distill(teacher="base", alpha=0.5, top_k=4), "lora": None, "learning_rate": 1e-3},
 }
-NOISY = Lora(rank=4, alpha=8, dropout=0.1)
 
 
 @pytest.fixture
 def rows(road, pairs, labelled, stepwise):
     """Method -> its shards; the others read pairs."""
     windows = road.shards
-    return {"sft": windows, "distill": windows, "kto": labelled, "process_reward": stepwise, "dpo": pairs}
+    return {
+        "sft": windows,
+        "cpt": windows,
+        "distill": windows,
+        "kto": labelled,
+        "process_reward": stepwise,
+        "dpo": pairs,
+    }
 
 
 def job_of(road, rows, name):
