@@ -6,6 +6,9 @@ import pytest
 
 from ft_pipeline.errors import NotFoundError, RecipeError
 from ft_pipeline.gate.policy import parse_policy, policy_json, policy_names, read_policy
+from ft_pipeline.recipe_gate import METRICS
+from ft_pipeline.settings import PROJECT
+from ft_pipeline_tests.simulate_gates import AT_THE_MARGIN
 
 
 def test_the_policies_grow_stricter_and_only_those_of_one_machine_promote_by_themselves() -> None:
@@ -30,6 +33,12 @@ def test_the_thresholds_of_the_specification_are_there_by_name() -> None:
 def test_only_the_quick_policy_lets_a_person_overrule_safety_and_only_the_strictest_asks_for_a_judge() -> None:
     assert [n for n in policy_names() if read_policy(n).safety_override == "allowed"] == ["dev"]
     assert [n for n in policy_names() if "judge" in read_policy(n).required] == ["regulated"]
+
+
+def test_the_page_of_gates_names_every_policy_and_every_metric_and_holds_what_was_simulated() -> None:
+    page = (PROJECT / "docs" / "gates.md").read_text(encoding="utf-8")
+    assert [name for name in (*policy_names(), *METRICS) if f"`{name}`" not in page] == []
+    assert all(f"|{rule}|" in page for rule in AT_THE_MARGIN)
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:

@@ -40,7 +40,7 @@ def benchmarks(
     """
     known = [
         _Suite(
-            plan=looks_of(policy, sizes[name], num_suites=len(evidence)) if sizes and looks_apply(policy) else None,
+            plan=looks_of(policy, sizes[name], num_suites=len(sizes)) if sizes and looks_apply(policy) else None,
             clusters=(clusters or {}).get(name),
         )
         for name, _ in evidence
