@@ -13,6 +13,7 @@ from ft_pipeline.finetune.resume_certificate import certified
 from ft_pipeline.finetune.resume_proof import told
 from ft_pipeline.finetune.rollout_store import read_rollouts
 from ft_pipeline.finetune.schedule import Schedule, noise_seed
+from ft_pipeline.planning.work import steps as planned
 from ft_pipeline.recipe import Lora
 from ft_pipeline_tests import tiny
 from ft_pipeline_tests.finetune import policies
@@ -117,13 +118,10 @@ def test_the_share_that_is_clipped_is_that_of_ratios_counted_by_hand(asks, tmp_p
 
 
 def test_a_schedule_with_updates_takes_the_same_rows_for_each_and_ends_its_epochs_behind_them():
-    once = Schedule(
-        section=tiny.recipe(method="grpo", reinforce=policies.plan(), windows_per_step=4, windows_per_micro=2).finetune,
-        windows=22,
-    )
-    thrice = Schedule(
-        section=tiny.recipe(method="grpo", reinforce=policies.plan(updates_per_rollout=3), windows_per_step=4, windows_per_micro=2).finetune, windows=22
-    )  # fmt: skip
+    changes = {"method": "grpo", "windows_per_step": 4, "windows_per_micro": 2}
+    plain, kept = (tiny.recipe(reinforce=policies.plan(updates_per_rollout=n), **changes) for n in (1, 3))
+    once, thrice = (Schedule(section=recipe.finetune, windows=22) for recipe in (plain, kept))
+    assert (planned(plain, 22), planned(kept, 22)) == (once.steps, thrice.steps)
     assert thrice.steps == 3 * once.steps and thrice.sampler_exhausted and once.sampler_exhausted
     for step in range(once.steps):
         for update in range(3):
