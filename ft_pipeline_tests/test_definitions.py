@@ -32,8 +32,13 @@ def test_dagster_finds_nothing_to_complain_about(home):
 def test_jobs_sensor_and_schedules_are_there(home):
     made = definitions.build()
     assert {job.name for job in made.resolve_all_job_defs()} >= JOBS
-    assert [s.name for s in made.sensors] == ["recipe_sync"]
-    assert made.resolve_sensor_def("recipe_sync").default_status is dg.DefaultSensorStatus.RUNNING
+    assert {s.name for s in made.sensors} == {
+        "recipe_sync",
+        "base_model_watch",
+        "recertification",
+        "base_change_retraining",
+    }
+    assert {s.default_status for s in made.sensors} == {dg.DefaultSensorStatus.RUNNING}
     assert "retrain_demo__docs_router" in {s.name for s in made.schedules}
 
 
@@ -45,7 +50,7 @@ def test_jobs_hold_the_rooms_that_they_say(home):
         return {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
 
     whole = {spec.key.to_user_string() for spec in made.resolve_all_asset_specs()}
-    assert assets("fine_tune") == whole
+    assert assets("fine_tune") == whole - {"bump_status"}
     assert assets("prepare_data") == {"raw_dataset", "pinned_base", "curated_dataset", "packed_shards"}
     assert assets("train") == {"reference_logprobs", "checkpoints", "adapter"}
     assert assets("evaluate") == {"base_model", "eval_report", "registered_model"}
@@ -54,7 +59,9 @@ def test_jobs_hold_the_rooms_that_they_say(home):
 def test_every_asset_is_in_its_room_and_partitioned_by_recipe(home):
     specs = list(definitions.build().resolve_all_asset_specs())
     assert {spec.group_name for spec in specs} == set(ROOMS)
-    assert {spec.partitions_def.name for spec in specs} == {"recipes"}
+    partitions = {spec.key.to_user_string(): spec.partitions_def for spec in specs}
+    assert partitions.pop("bump_status") is None, "one page over all recipes"
+    assert {of.name for of in partitions.values()} == {"recipes"}
 
 
 def test_loading_needs_no_heavy_library_and_no_database(home):

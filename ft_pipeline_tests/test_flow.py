@@ -69,10 +69,14 @@ def test_one_run_makes_every_asset_once_and_ends_in_production(house, finished_r
     assert ended["code"] == 0, ended["stderr"]
     assert "Traceback" not in ended["stderr"]
     made = materializations(house)
-    assert {spec.key.to_user_string() for spec in definitions.build().resolve_all_asset_specs()} == ASSETS
+    assert {spec.key.to_user_string() for spec in definitions.build().resolve_all_asset_specs()} == ASSETS | {
+        "bump_status"
+    }
     assert {name: len(found) for name, found in made.items()} == dict.fromkeys(ASSETS, 1)
     assert {m[0].partition for m in made.values()} == {road.KEY}
-    assert {n: m[0].tags["dagster/data_version"] for n, m in made.items()} == heads(house)
+    versions = {n: m[0].tags["dagster/data_version"] for n, m in made.items()}
+    live = house.store.recorded(house.catalog.head(road.KEY, "base_model"))
+    assert versions == {**heads(house), "base_model": live.config["content"]}, "of the live base it is the revision"
     model = house.catalog.model(f"{road.KEY}:production")
     assert (model.label, model.stage) == ("acme/router@1", "production")
     assert model.adapter_digest == heads(house)["adapter"]

@@ -74,7 +74,7 @@ def test_the_ui_loads_every_asset_and_ctrl_c_ends_everything(home, port):
         (location,) = loaded["workspaceOrError"]["locationEntries"]
         assert location["name"] == "ft_pipeline"
         assert location["locationOrLoadError"]["__typename"] == "RepositoryLocation"
-        assert len(loaded["assetNodes"]) == 10
+        assert len(loaded["assetNodes"]) == 12
         assert all(node["description"] and node["kinds"] and node["groupName"] for node in loaded["assetNodes"])
     finally:
         os.killpg(command.pid, signal.SIGINT)
