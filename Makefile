@@ -10,7 +10,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # uv does not read pip's settings: hand it the folder of local wheels that pip is configured with, if there is one.
 FIND_LINKS = $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^[^=]*find-links='\([^']*\)'.*/--find-links \1/p" | head -1)
 
-.PHONY: help setup demo dev test check bench bench-scale fmt lint lock clean
+.PHONY: help setup demo dev test check test-cluster bench bench-scale fmt lint lock clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -43,6 +43,9 @@ check: lint      ## The fast core, under two minutes.
 
 test: lint       ## Everything: what .ci/run calls.
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not cluster"
+
+test-cluster: setup ## End to end on the cluster of KUBECONFIG: CLUSTER="--cluster-image=repo@sha256:..." or "--host-python=/path/python".
+	$(BIN)/python -m pytest -p no:xdist -m cluster -rs $(CLUSTER) ft_pipeline_tests/workers/test_cluster.py
 
 bench: setup     ## Measured ratios against named baselines; see BENCHMARKS.md.
 	$(BIN)/python -m pytest ft_pipeline_tests/bench.py ft_pipeline_tests/bench_models.py ft_pipeline_tests/bench_training.py \

@@ -25,6 +25,19 @@ hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of the tests marked `cluster`: see workers/test_cluster.py."""
+    group = parser.getgroup("cluster", "the cluster that KUBECONFIG names")
+    group.addoption("--cluster-namespace", help="an existing namespace (default: a new one, deleted afterwards)")
+    group.addoption("--cluster-image", help="image of the worker, pulled by the nodes")
+    group.addoption(
+        "--host-python", help="interpreter on the nodes, where containers are processes and there are no images"
+    )
+    group.addoption(
+        "--cluster-store", help="s3://bucket/prefix that pods reach (default: an S3 server of this machine)"
+    )
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings whose FT_HOME is an empty temporary folder; nothing of the real environment leaks in."""

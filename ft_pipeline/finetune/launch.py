@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ft_pipeline.encode.artifact import starting_adapter
+from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune.artifact import START, checkpoints_spec, refuse_misfit, refuse_unsupported
 from ft_pipeline.finetune.compatibility import refuse_incompatible
 from ft_pipeline.finetune.policies import policy_parents
@@ -35,6 +36,7 @@ def train_job(
     """
     refuse_unsupported(recipe)
     refuse_incompatible(recipe, placement)
+    refuse_apart(recipe, placement)
     refuse_misfit(recipe.finetune, shards=shards, base=base)
     spec = checkpoints_spec(recipe.finetune, shards=shards.ref, base=base.ref, others=others)
     return Job(
@@ -46,6 +48,19 @@ def train_job(
         placement=placement,
         facts={"model_line": recipe.key, "recipe_sha256": recipe_sha256(recipe)},
     )
+
+
+def refuse_apart(recipe: Recipe, placement: Placement) -> None:
+    """Raises RecipeError for what needs one disk under all processes, on several machines: only the first one's files are kept."""
+    section = recipe.finetune
+    asked = "early_stop_evaluations" if section.early_stop_evaluations is not None else ""
+    asked = "reinforce" if section.reinforce is not None else asked
+    if placement.nodes > 1 and asked:
+        raise RecipeError(
+            f"placement.nodes {placement.nodes} with finetune.{asked}",
+            why="Every process reads the checkpoints or rollouts that others wrote, and machines share no disk.",
+            cure="set nodes: 1 and more processes",
+        )
 
 
 def parents_made(
