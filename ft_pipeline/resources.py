@@ -133,10 +133,10 @@ def _placement(where: Settings) -> Placement:
 
 def _house_of_a_run(context: dg.InitResourceContext) -> House:
     """A house whose worker knows a cancelled run from an orchestrator that is moved: Dagster interrupts both alike."""
-    house, instance, run_id = open_house(), context.instance, context.run_id
+    house, instance, begun = open_house(), context.instance, context.run
 
     def is_cancelled() -> bool:
-        run = instance.get_run_by_id(run_id) if instance is not None and run_id else None
+        run = instance.get_run_by_id(begun.run_id) if instance is not None and begun is not None else None
         return run is None or run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
     return replace(house, worker=PlacedWorker(house.settings, house.store, is_cancelled))

@@ -15,8 +15,7 @@ from ft_pipeline.workers.messages import ignore
 from ft_pipeline_tests import tiny
 from ft_pipeline_tests.workers.scenes import ROOT, Scene, scene, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
-STEPS = 24
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -82,8 +81,11 @@ def test_a_node_that_loses_power_replays_at_most_one_interval(home, store, tmp_p
         pod = stage.running(job)
         until(lambda: steps_made(stage, pod) >= 12, 150)
         stage.cluster.power_off(pod["spec"]["nodeName"])
+        made = steps_made(stage, pod)
         run.join(200)
         assert run.error is None and run.made.ref.digest == undisturbed
-        facts = run.made.manifest.execution
-        assert facts["attempts"] == 2, facts
+        (attempt,) = stage.attempts(job)
+        # one interval, and what a tiny step makes while the newest checkpoint is on its way to the store
+        assert attempt["resumes_from"] > 0 and made - attempt["resumes_from"] <= 5 + 5
+        assert run.made.manifest.execution["attempts"] == 2
         stage.check_clean()

@@ -1,6 +1,6 @@
 """From a Job, its Placement and the Profile of a cluster to a batch/v1 Job, a headless Service and a ConfigMap. Pure.
 
-Why each field is what it is: docs/kubernetes.md; measured against Kubernetes v1.36.
+Why each field is what it is: docs/kubernetes-jobs.md; measured against Kubernetes v1.36.
 """
 
 from __future__ import annotations
