@@ -44,12 +44,11 @@ IN_A_RUN = {"dagster/partition"}
 
 C = dg.AutomationCondition
 _BY_A_RUN = C.newly_updated() & C.any_new_update_has_run_tags(tag_keys=IN_A_RUN)
-MIRROR = (
-    (C.data_version_changed() & ~C.any_new_update_has_run_tags(tag_keys=IN_A_RUN)).since(
-        C.newly_requested() | _BY_A_RUN
-    )
-    & ~C.in_progress()
-).with_label("the watch recorded another base: fetch it")
+_RECORDED = C.data_version_changed() & ~C.any_new_update_has_run_tags(tag_keys=IN_A_RUN)
+_JUDGED = C.newly_updated() & C.any_new_update_has_run_tags(tag_values={TRIGGER_TAG: BASE_CHANGED})
+MIRROR = (_RECORDED.since(C.newly_requested() | _BY_A_RUN) & ~C.in_progress()).with_label(
+    "the watch recorded another base: fetch it"
+)
 REEVALUATE = (
     C.any_deps_match(C.data_version_changed()).allow(dg.AssetSelection.assets(BASE_MODEL)).since_last_handled()
     & ~C.any_deps_missing()
@@ -57,17 +56,15 @@ REEVALUATE = (
     & ~C.in_progress()
 ).with_label("the base moved: judge the adapter again")
 PROMOTE = (
-    C.any_deps_match(C.newly_updated() & C.any_new_update_has_run_tags(tag_values={TRIGGER_TAG: BASE_CHANGED}))
-    .allow(dg.AssetSelection.assets(EVAL_REPORT))
-    .since_last_handled()
+    C.any_deps_match(_JUDGED).allow(dg.AssetSelection.assets(EVAL_REPORT)).since_last_handled()
     & C.all_deps_blocking_checks_passed()
     & ~C.any_deps_missing()
     & ~C.any_deps_in_progress()
     & ~C.in_progress()
 ).with_label("a report passed: register it")
 SHOW = (
-    C.any_deps_match(C.newly_updated()).since_last_handled() & ~C.any_deps_in_progress() & ~C.in_progress()
-).with_label("a base moved or a report is new: show what is open")
+    C.any_deps_match(_RECORDED | _JUDGED).since_last_handled() & ~C.any_deps_in_progress() & ~C.in_progress()
+).with_label("a base moved, or an adapter was judged on it: show what is open")
 CONDITIONS: Mapping[dg.AssetKey, dg.AutomationCondition] = {
     BASE_MODEL: MIRROR,
     EVAL_REPORT: REEVALUATE,

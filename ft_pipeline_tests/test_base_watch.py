@@ -10,7 +10,7 @@ import pytest
 
 from ft_pipeline import automation, definitions, settings
 from ft_pipeline.acquire import watch
-from ft_pipeline.partitions import ADAPTER, BASE_MODEL, CURATED_DATASET, EVAL_REPORT, REGISTERED_MODEL
+from ft_pipeline.partitions import ADAPTER, BASE_MODEL, BUMP_STATUS, CURATED_DATASET, EVAL_REPORT, REGISTERED_MODEL
 from ft_pipeline.recipe import BaseModel
 from ft_pipeline_tests import road
 
@@ -59,14 +59,14 @@ class World:
         self.instance.add_dynamic_partitions("recipes", [f"acme/{name}"])
         return f"acme/{name}"
 
-    def made(self, key: str, version: str, *assets: dg.AssetKey) -> None:
+    def made(self, key: str, version: str, *assets: dg.AssetKey, **tags: str) -> None:
         """Materializations as a run reports them."""
         run = self.instance.create_run_for_job(
-            automation_job(), tags={"dagster/partition": key}, status=dg.DagsterRunStatus.SUCCESS
+            automation_job(), tags={"dagster/partition": key, **tags}, status=dg.DagsterRunStatus.SUCCESS
         )
         for asset in assets:
-            tags = {**DATA_VERSION, "dagster/data_version": version}
-            event = dg.AssetMaterialization(asset, partition=key, tags=tags)
+            facts = {**DATA_VERSION, "dagster/data_version": version}
+            event = dg.AssetMaterialization(asset, partition=key, tags=facts)
             report(self.instance, run.run_id, event)
 
     def tick(self) -> list[str]:
@@ -145,6 +145,7 @@ def test_a_moved_base_is_recorded_for_its_recipes_once_and_judged_not_trained(wo
     assert world.tick() == ["acme/llama-1", "acme/llama-2"] and never_ran
     both = {"acme/llama-1", "acme/llama-2"}
     assert world.asked() == {"base_model": both, "eval_report": both}
+    assert world.evaluations.get_num_requested(BUMP_STATUS) == 1, "auditors see it at once"
     assert world.asked() == {}, "once"
     clock.now += 600
     assert world.tick() == [] and world.asked() == {}
@@ -219,3 +220,13 @@ def test_three_hundred_recipes_on_three_bases_and_only_the_dependants_are_asked(
     assert set(world.tick()) == expected
     assert world.asked() == {"base_model": expected, "eval_report": expected}
     assert world.tick() == [] and world.asked() == {}
+
+
+def test_a_report_that_a_person_asked_for_or_whose_check_did_not_pass_registers_nothing(world, clock):
+    world.base("llama", b"A")
+    world.recipe("llama-1", "llama")
+    settled(world, clock, "llama-1")
+    world.made("acme/llama-1", "report-2", EVAL_REPORT)
+    assert world.asked() == {}
+    world.made("acme/llama-1", "report-3", EVAL_REPORT, **{automation.TRIGGER_TAG: automation.BASE_CHANGED})
+    assert world.asked() == {}, "its check has not passed"
