@@ -89,10 +89,12 @@ def test_what_fits_nowhere_says_what_comes_nearest():
 
 
 def test_only_what_runs_is_proposed():
-    """ZeRO is refused, and FSDP2 here holds a bf16 copy of all weights beside the shards: 70 B of full weights fit nowhere yet."""
-    assert placements(asked(made(lora=None, windows_per_step=64), name="Llama-3.1-70B")) == []
-    eight = placements(asked(made(lora=None, windows_per_step=64), name="Llama-3.1-8B"))
-    assert eight and {place.sharding for place in eight} <= {"none", "fsdp"}
+    """70 B of full weights are spread over 16 GPUs or more, a layer at a time; fewer are tried every way that runs."""
+    seventy = placements(asked(made(lora=None, windows_per_step=64), name="Llama-3.1-70B"))
+    assert seventy and {place.sharding for place in seventy} == {"fsdp"} and min(p.gpus for p in seventy) >= 16
+    assert placements(asked(made(lora=None, windows_per_step=64), name="Llama-3.1-8B"))
+    tried = {place.sharding for place in cost._tried(asked(made(lora=None, windows_per_step=64), gpu="H100"))}
+    assert tried == {"none", "zero1", "zero2", "fsdp"}
 
 
 def test_a_seven_billion_lora_takes_hours_and_a_few_dollars():

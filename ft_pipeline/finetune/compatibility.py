@@ -46,6 +46,7 @@ def refuse_incompatible(recipe: Recipe, placement: Placement) -> Verdict:
     """The verdict on a run that may start. Raises RecipeError for one that the table or the number of processes forbids."""
     _refuse_undivided(recipe.finetune, placement.world)
     _refuse_idle_offload(placement)
+    _refuse_uncompiled(placement)
     cell = cell_of(recipe.finetune, placement)
     found = verdict(cell)
     if found.state == "refused":
@@ -115,6 +116,24 @@ def _refuse_idle_offload(placement: Placement) -> None:
         why="Nothing would be moved to host memory: DeepSpeed does that, for several processes.",
         cure=f"processes: 2 or more and sharding: {able[-1]}; or offload: none, and checkpointing: offload for activations",
     )
+
+
+def _refuse_uncompiled(placement: Placement) -> None:
+    """What a compiler would see only in pieces."""
+    if not placement.compile:
+        return
+    if placement.sharding == "zero3" and placement.world > 1:
+        raise RecipeError(
+            "placement.compile with sharding zero3",
+            why="DeepSpeed gathers weights in a hook of every matrix, and each hook breaks the compiled graph: nothing is left to fuse.",
+            cure="sharding: fsdp, which gathers a layer at a time; or compile: false",
+        )
+    if placement.checkpointing == "selective":
+        raise RecipeError(
+            "placement.compile with checkpointing selective",
+            why="It chooses products of matrices one by one, and in compiled code there are none to choose from.",
+            cure="checkpointing: full or none; or compile: false",
+        )
 
 
 def _named(cell: Cell) -> str:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.finetune import sharding
+from ft_pipeline.finetune.compiling import compile_layers
 from ft_pipeline.finetune.recompute import recompute
 from ft_pipeline.finetune.updates import Updates, updates_of
 from ft_pipeline.finetune.zero import left
@@ -33,6 +34,7 @@ class World:
     sharding: Sharding = "none"
     offload: Offload = "none"
     checkpointing: Checkpointing = "none"
+    compile: bool = False
     control: Any = None
     """Gloo group for votes and sums of plain numbers: never the one of the gradients."""
     updates: Any = None
@@ -50,9 +52,12 @@ class World:
 
     def spread(self, trainee: Any) -> Updates:
         """Readies the loaded model for this world, and what will move its weights. Every process has loaded the same one."""
-        recompute(sharding.layers_of(trainee.model), self.checkpointing)
+        layers = sharding.layers_of(trainee.model)
+        if self.compile:
+            compile_layers(layers, device=trainee.device)
+        recompute(layers, self.checkpointing)
         if self.sharded:
-            sharding.shard(trainee.model, device=trainee.device, size=self.size)
+            sharding.shard(trainee.model, device=trainee.device, size=self.size, dtype=trainee.section.dtype)
         self.updates = updates_of(trainee, self)
         return self.updates
 
@@ -102,7 +107,7 @@ def join(placement: Placement) -> World:
     """
     here = rank_here()
     if here is None:
-        return World(checkpointing=placement.checkpointing)
+        return World(checkpointing=placement.checkpointing, compile=placement.compile)
     if here.size != placement.world:
         raise RecipeError(
             f"this is process {here.rank} of {here.size}, the placement says {placement.world}",
@@ -115,5 +120,5 @@ def join(placement: Placement) -> World:
         dist.init_process_group(backend, init_method=here.rendezvous, rank=here.rank, world_size=here.size)
     return World(
         rank=here.rank, size=here.size, sharding=placement.sharding, offload=placement.offload,
-        checkpointing=placement.checkpointing, control=dist.new_group(backend="gloo"),
+        checkpointing=placement.checkpointing, compile=placement.compile, control=dist.new_group(backend="gloo"),
     )  # fmt: skip

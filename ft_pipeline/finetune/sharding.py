@@ -3,6 +3,10 @@
 Whole tensors under the names and in the order of a run of one process, so that a run can go on with any number of processes and
 with any way of sharing. The price: the leader holds the whole trained state in host memory while it saves (full 8B: 96 GB; LoRA
 r32 of it: 1 GB). And each process loads the whole model before it keeps its slice: memory for one copy a process at the start.
+
+In bfloat16 the slices stay as they were loaded (float32 where they are trained); a layer is gathered in bfloat16 and forgotten after use, where
+autocast alone would cast, and keep until the backward pass, every weight. What is no layer (embedding, last norm, head) is gathered as
+it is: the stream between layers stays in float32, as in one process, and a frequent token's gradient is summed in float32.
 """
 
 from __future__ import annotations
@@ -15,17 +19,20 @@ import torch
 from ft_pipeline.finetune.zero import is_split, whole_of
 
 
-def shard(model: Any, *, device: str, size: int) -> None:
-    """Splits the model in place: each layer, then the rest.
+def shard(model: Any, *, device: str, size: int, dtype: str) -> None:
+    """Splits the model in place: each layer, then the rest. `dtype`: in which layers compute; gradients are summed in float32.
 
     Gradients are summed, not averaged: the loop divides by the weight of the whole step (and gloo has no average).
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device, (size,))
+    policy = MixedPrecisionPolicy()
+    if dtype == "bfloat16":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for layer in layers_of(model):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -68,9 +68,9 @@ class Plain:
     """Looked up once (a tenth of a tiny step each time)."""
 
     def backward(self, part: torch.Tensor, *, last: bool) -> None:
-        """Shards exchange gradients in the step's last backward pass only."""
+        """Shards exchange an adapter's gradients in the step's last backward pass only; those of all weights, whole, would not fit: in each."""
         if self.world.sharded:
-            self.trainee.model.set_requires_gradient_sync(last)
+            self.trainee.model.set_requires_gradient_sync(last or self.trainee.section.lora is None)
         part.backward()
 
     def norm(self) -> torch.Tensor:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ft_pipeline.finetune.compatibility import cell_of, verdict
 from ft_pipeline.finetune.requirements import EXAMPLES
 from ft_pipeline.planning.memory import Checkpointing, Memory, Sharding, layout_of, memory
 from ft_pipeline.planning.prices import Gpu, Prices
 from ft_pipeline.planning.shapes import Shape
 from ft_pipeline.planning.work import RECOMPUTED, Work, run_flops, steps
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.workers.job import Placement
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 Market = Literal["spot", "on_demand"]
@@ -117,14 +119,17 @@ def micros_per_step(found: Recipe) -> int:
 def _tried(ask: Ask) -> Iterator[Placed]:
     for name in [ask.gpu] if ask.gpu else ask.prices.gpus:
         for count in [ask.gpus] if ask.gpus else [n for n in COUNTS if micros_per_step(ask.found) % n == 0]:
-            for sharding in _shardings(count):
+            for sharding in _shardings(ask.found, count):
                 for checkpointing in get_args(Checkpointing):
                     yield place(ask, name, (count, sharding, checkpointing))
 
 
-def _shardings(count: int) -> tuple[Sharding, ...]:
-    """What runs: replicas where all states fit on each GPU, FSDP2 else. ZeRO is refused (finetune/compatibility.yaml)."""
-    return ("none",) if count == 1 else ("none", "fsdp")
+def _shardings(found: Recipe, count: int) -> Iterator[Sharding]:
+    """What runs by the table of combinations: replicas, ZeRO-1 and 2, FSDP2. Not ZeRO-3: FSDP2 splits the same and gathers in bfloat16."""
+    for sharding in ("none", "zero1", "zero2", "fsdp")[: None if count > 1 else 1]:
+        cell = cell_of(found.finetune, Placement(device="cuda", processes=count, sharding=sharding))
+        if verdict(cell).state != "refused":
+            yield sharding
 
 
 def _seconds(ask: Ask, gpu: Gpu, spot: tuple[int, Sharding, Checkpointing]) -> float:

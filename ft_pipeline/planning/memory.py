@@ -73,9 +73,9 @@ class Memory:
 
 
 def layout_of(section: Finetune, *, sharding: Sharding = "none", gpus: int = 1, checkpointing: Checkpointing = "none", trained_share: float = 1.0) -> Layout:  # fmt: skip
-    """How our loop lays a recipe out: training every weight in bfloat16 keeps them in float32 under autocast in one process."""
+    """How our loop lays a recipe out: training every weight in bfloat16 keeps them in float32, however they are shared, and casts them."""
     precision: Precision = section.dtype
-    if section.lora is None and section.dtype == "bfloat16" and sharding in ("none", "fsdp"):
+    if section.lora is None and section.dtype == "bfloat16":
         precision = "autocast"
     micros = section.windows_per_step // section.windows_per_micro
     return Layout(
@@ -106,12 +106,16 @@ def states(shape: Shape, layout: Layout) -> tuple[float, float, float]:
     """Bytes of (weights, gradients, optimizer) on one GPU."""
     n = layout.gpus
     over = {"none": (1, 1, 1), "zero1": (1, 1, n), "zero2": (1, n, n), "zero3": (n, n, n), "fsdp": (n, n, n)}[layout.sharding]  # fmt: skip
+    # DeepSpeed updates a float32 copy of its part, of float32 weights too
+    copy = 4 * (layout.sharding in ("zero1", "zero2", "zero3") and n > 1)
     if layout.lora is None:
-        each = (2, 2, 12) if layout.precision == "bfloat16" else (4, 4, 8)
+        each = (2, 2, 12) if layout.precision == "bfloat16" else (4, 4, 8 + copy)
         return tuple(shape.parameters * b / k for b, k in zip(each, over, strict=True))  # type: ignore[return-value]
     trained = shape.lora_parameters(layout.lora.rank, layout.lora.targets)
     base = _frozen(shape, layout) / over[0]
-    return base + trained * 4 / over[0], trained * 4 / over[1], trained * 8 / over[2]
+    # shards exchange an adapter's gradients once a step, and hold them whole until then
+    held = 1 if layout.sharding == "fsdp" and layout.accumulates else over[1]
+    return base + trained * 4 / over[0], trained * 4 / held, trained * (8 + copy) / over[2]
 
 
 def _frozen(shape: Shape, layout: Layout) -> float:
@@ -125,14 +129,24 @@ def _working(shape: Shape, layout: Layout) -> float:
     if layout.lora and layout.lora.quantize == "nf4":
         return 2 * max(a * b for a, b in shape.targeted().values())
     casts = 2 * shape.matmul if layout.precision == "autocast" else 0
-    if layout.shards_weights:
-        each = 2 if layout.precision == "bfloat16" else 4
-        casts += (
-            each
-            * max(2 * shape.layer_linear, shape.layer_linear + shape.embedding)
-            * (1.5 if layout.lora is None else 1)
-        )
-    return casts
+    if not layout.shards_weights:
+        return casts
+    if layout.sharding == "fsdp":
+        return _fsdp_working(shape, layout)
+    each = 2 if layout.precision == "bfloat16" else 4
+    gathered = each * max(2 * shape.layer_linear, shape.layer_linear + shape.embedding)
+    return casts + gathered * (1.5 if layout.lora is None else 1)
+
+
+def _fsdp_working(shape: Shape, layout: Layout) -> float:
+    """Two layers as they compute; embedding and head as they are kept, all through a step; where they are trained, a layer's gradient, as it
+    was computed and in float32 for the sum, and those of embedding and head (the head's is counted at the loss).
+    """
+    kept = 2 if layout.precision == "bfloat16" else 4
+    ends = shape.embedding * (1 if shape.tied else 2)
+    casts = 2 * shape.embedding if layout.precision == "autocast" else 0
+    gathered = 2 * layout.width * shape.layer_linear + kept * ends + casts
+    return gathered + ((layout.width + 4) * shape.layer_linear + 4 * ends if layout.lora is None else 0)
 
 
 def _head(shape: Shape, layout: Layout, logits: float) -> float:
@@ -144,7 +158,7 @@ def _head(shape: Shape, layout: Layout, logits: float) -> float:
 
 
 def _last(working: float, layout: Layout) -> float:
-    return 0 if layout.precision == "autocast" else working
+    return working if layout.precision != "autocast" or (layout.sharding == "fsdp" and layout.shards_weights) else 0
 
 
 def _first_gradient(shape: Shape, layout: Layout, gradients: float) -> float:
@@ -176,11 +190,9 @@ def _activations(shape: Shape, layout: Layout, tokens: int) -> tuple[float, floa
 
 
 def _products(shape: Shape, layout: Layout) -> float:
-    """Bytes per token of what selective checkpointing keeps: outputs of matrix products (an adapter's in float32) and of attention."""
-    adapted = shape.targeted(layout.lora.targets) if layout.lora else {}
-    adapters = 4 * sum(layout.lora.rank + out for _, out in adapted.values()) if layout.lora else 0
+    """Bytes per token of what selective checkpointing keeps: outputs of attention and of the base's matrices, not of an adapter's."""
     outputs = sum(out for _, out in shape.targeted().values()) + shape.queries
-    return layout.width * outputs + adapters + 4 * shape.heads
+    return layout.width * outputs + 4 * shape.heads
 
 
 def _ends(shape: Shape, layout: Layout) -> float:
