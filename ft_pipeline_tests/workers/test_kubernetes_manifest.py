@@ -9,7 +9,7 @@ import pytest
 
 from ft_pipeline.errors import RecipeError, UserError
 from ft_pipeline.workers.job import Placement
-from ft_pipeline.workers.kubernetes.launcher import exit_code_of
+from ft_pipeline.workers.kubernetes.launcher import exit_code_of, once_published
 from ft_pipeline.workers.kubernetes.manifest import job_name, manifests, shape
 from ft_pipeline.workers.kubernetes.profile import BARE, Profile, Queue, Toleration
 from ft_pipeline.workers.placed import cluster_profile, placement_of, read_placement
@@ -143,6 +143,14 @@ def test_the_settings_name_cluster_image_and_placement(home, tmp_path, monkeypat
 )
 def test_one_exit_code_stands_for_all_processes_of_a_node(codes, code):
     assert exit_code_of(codes) == code
+
+
+def test_an_index_has_succeeded_only_when_the_artifact_is_there(home, store):
+    job = counting(home)
+    assert once_published(job, seconds=0.1) == 75
+    with store.publish(job.spec) as draft:
+        (draft.folder / "sums.json").write_text("[]")
+    assert once_published(job, seconds=0.1) == 0
 
 
 def test_the_fake_server_refuses_what_a_real_one_refuses(home):

@@ -31,6 +31,7 @@ from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED, ST
 
 LOOK_SECONDS, TELL_SECONDS, OTHERS_SECONDS = 0.25, 1.0, 60.0
 """How often a new checkpoint is looked for, how often messages are sent, and the other files of a job without checkpoints."""
+PUBLISH_SECONDS = 600.0
 CRASHED = 1
 MEMBER = "ft_pipeline.workers.kubernetes.member"
 RENDEZVOUS = {"join_timeout": "120", "last_call_timeout": "5", "read_timeout": "60"}
@@ -153,7 +154,7 @@ def _with_peers(pod: Pod) -> int:
         elastic_launch(config=_elastic(pod), entrypoint=sys.executable)(
             "-u", "-m", MEMBER, str(pod.path), pod.job.module
         )
-        return COMPLETE
+        return COMPLETE if pod.index == 0 else once_published(pod.job)
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
@@ -163,6 +164,20 @@ def _with_peers(pod: Pod) -> int:
     except (RendezvousError, DistNetworkError, DistStoreError) as error:
         _tell(f"the other nodes went away: {type(error).__name__}: {str(error)[:200]}")
         return PREEMPTED
+
+
+def once_published(job: Job, *, seconds: float = PUBLISH_SECONDS) -> int:
+    """Of an index that has done its part: 0 once the artifact is there, 75 when it does not come.
+
+    An index that has succeeded is never started again. Were index 0 lost while it publishes, its next pod would wait for peers for ever.
+    """
+    store, until = open_store(settings.load()), time.monotonic() + seconds
+    while store.manifest(job.spec.kind, job.spec.fingerprint) is None:
+        if time.monotonic() > until:
+            _tell("index 0 has not published: all nodes start again from the newest checkpoint")
+            return PREEMPTED
+        time.sleep(min(2.0, seconds))
+    return COMPLETE
 
 
 def _elastic(pod: Pod) -> Any:
