@@ -17,7 +17,7 @@ from ft_pipeline.finetune.methods.method import method_of
 from ft_pipeline.finetune.policies import policy_parents
 from ft_pipeline.finetune.rewards.calibrate import calibrate, read_calibration, score_functions
 from ft_pipeline.finetune.rewards.function import function_of, short_name
-from ft_pipeline.finetune.rewards.judge import Judge, judge_of
+from ft_pipeline.finetune.rewards.trained import TrainedReward, trained_of
 from ft_pipeline.finetune.score import scores
 from ft_pipeline.recipe_reinforce import Reinforce, Reward
 from ft_pipeline_tests import tiny
@@ -67,10 +67,10 @@ def reward_of(models, probes, name: str, **changes) -> Reward:
     return Reward(**{**given, **changes})
 
 
-def judge_named(road, models, probes, name: str) -> Judge:
-    judge = judge_of(reward_of(models, probes, name), store=road.store, find=finding(*models.values()))
-    assert judge is not None
-    return judge
+def trained_named(road, models, probes, name: str) -> TrainedReward:
+    trained = trained_of(reward_of(models, probes, name), store=road.store, find=finding(*models.values()))
+    assert trained is not None
+    return trained
 
 
 def finding(*artifacts):
@@ -86,8 +86,8 @@ def asked(road, reward, models) -> Reinforce:
 
 @pytest.mark.parametrize("name", ["reward", "reward full"])
 def test_an_answer_earns_what_the_reward_model_gave_it_in_training(road, pairs, models, probes, tmp_path, name):
-    judge = judge_named(road, models, probes, name)
-    score = function_of(reward_of(models, probes, name, parameters={"normalize": "none"}), judge)
+    trained = trained_named(road, models, probes, name)
+    score = function_of(reward_of(models, probes, name, parameters={"normalize": "none"}), trained)
     rows = list(read_pairs(pairs, "validation"))
     asked = {"prompts": [""] * 2 * len(rows), "answer": [], "row_id": []}
     asked["prompt_ids"] = [row.prompt_ids for row in rows for _ in range(2)]
@@ -99,10 +99,10 @@ def test_an_answer_earns_what_the_reward_model_gave_it_in_training(road, pairs, 
     assert cut == pytest.approx(found, abs=1e-5)
     text = [road_text(road, ids) for ids in answers]
     assert score(text, **asked, completion_ids=[[]] * len(answers)) == pytest.approx(found, abs=1e-5)
-    squashed = function_of(reward_of(models, probes, name), judge)(text, **asked, completion_ids=answers)
+    squashed = function_of(reward_of(models, probes, name), trained)(text, **asked, completion_ids=answers)
     assert squashed == pytest.approx(torch.tensor(found).sigmoid().tolist(), abs=1e-5)
-    method = method_of(judge.section, cache=tmp_path)
-    trainee = replace(judge_trainee(judge), section=judge.section)
+    method = method_of(trained.section, cache=tmp_path)
+    trainee = replace(trained_trainee(trained), section=trained.section)
     batch = method.batch(trainee, method.items(pairs, "validation")[:])
     with torch.no_grad():
         assert found == pytest.approx(scores(trainee.model, batch.rows, batch.ends).tolist(), abs=1e-4)
@@ -115,20 +115,22 @@ def road_text(road, ids) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def judge_trainee(judge):
+def trained_trainee(trained):
     from ft_pipeline.finetune.rewards.scorer import open_scorer
 
-    return open_scorer(judge, device="cpu").trainee
+    return open_scorer(trained, device="cpu").trainee
 
 
 def test_the_steps_of_an_answer_become_one_number(road, stepwise, models, probes):
-    judge = judge_named(road, models, probes, "process_reward")
+    trained = trained_named(road, models, probes, "process_reward")
     rows = list(read_stepwise(stepwise, "validation"))
     texts = [road_text(road, row.completion_ids) for row in rows]
     asked = {"prompts": [""] * len(rows), "answer": [], "row_id": [], "completion_ids": [[]] * len(rows)}
     asked["prompt_ids"] = [row.prompt_ids for row in rows]
     found = {
-        over: function_of(reward_of(models, probes, "process_reward", parameters={"over": over}), judge)(texts, **asked)
+        over: function_of(reward_of(models, probes, "process_reward", parameters={"over": over}), trained)(
+            texts, **asked
+        )
         for over in ("min", "product", "mean", "last")
     }
     right = [all(row.labels) for row in rows]
@@ -136,7 +138,7 @@ def test_the_steps_of_an_answer_become_one_number(road, stepwise, models, probes
     assert [value > 0.5 for value in found["last"]] == [row.labels[-1] for row in rows]
     for low, mid, high in zip(found["product"], found["min"], found["mean"], strict=True):
         assert low <= mid <= high
-    usual = function_of(reward_of(models, probes, "process_reward"), judge)
+    usual = function_of(reward_of(models, probes, "process_reward"), trained)
     assert usual(texts, **asked) == found["min"]
     # blank lines are no steps, and an answer without any earns nothing
     spread = [text.replace("\n", "\n\n") for text in texts]
@@ -151,8 +153,8 @@ def test_a_calibration_is_a_child_of_the_reward_model_and_holds_what_training_ne
     report = read_calibration(made)
     assert report.false_pass == 0 and report.should_pass >= 10 and report.should_fail >= 10
     assert made.manifest.parents == {"model": models[name].ref, "base": road.base.ref}
-    assert made.manifest.config["judge"]["trained_as"]["method"] == name
-    assert made.manifest.config["judge"]["step_separator"] == "\n"
+    assert made.manifest.config["reward_model"]["trained_as"]["method"] == name
+    assert made.manifest.config["reward_model"]["step_separator"] == "\n"
     assert short_name(reward) == f"model_{models[name].ref.digest[:8]}"
 
 

@@ -21,14 +21,14 @@ from ft_pipeline.finetune.rewards.function import (
     reward_code,
     reward_spec,
 )
-from ft_pipeline.finetune.rewards.judge import (
+from ft_pipeline.finetune.rewards.trained import (
     Find,
-    Judge,
+    TrainedReward,
     is_model,
-    judge_given,
-    judge_of,
-    judge_roles,
     refuse_other_words,
+    trained_given,
+    trained_of,
+    trained_roles,
 )
 from ft_pipeline.recipe import Finetune
 from ft_pipeline.recipe_data import STRICT
@@ -69,12 +69,12 @@ def calibrate(store: Store, reward: Reward, *, home: Path, find: Find | None = N
     find: the artifact whose digest begins so, for a reward model. Raises RecipeError for an unknown function and for what is no reward
     model, DataError for probes that are none.
     """
-    judge = judge_of(reward, store=store, find=find)
-    spec = reward_spec(reward, home=home, judge=judge)
+    trained = trained_of(reward, store=store, find=find)
+    spec = reward_spec(reward, home=home, trained=trained)
     if found := store.find(spec):
         return found
     content = probes_of(reward, home=home)
-    report = measure(reward, read_probes(content), judge)
+    report = measure(reward, read_probes(content), trained)
     with store.publish(spec) as draft:
         (draft.folder / PROBES).write_bytes(content)
         (draft.folder / CALIBRATION).write_text(json.dumps(asdict(report), sort_keys=True, indent=1))
@@ -111,11 +111,11 @@ def calibrated_rewards(
     """
     found: dict[str, Artifact] = {}
     for role, reward in rewards_by_role(section.reinforce).items():
-        judge = judge_of(reward, store=store, find=find)
-        if judge is not None:
-            refuse_other_words(reward, judge, base)
-            found |= dict(zip(judge_roles(role), (judge.model, judge.base), strict=True))
-        artifact = store.find(reward_spec(reward, home=home, judge=judge))
+        trained = trained_of(reward, store=store, find=find)
+        if trained is not None:
+            refuse_other_words(reward, trained, base)
+            found |= dict(zip(trained_roles(role), (trained.model, trained.base), strict=True))
+        artifact = store.find(reward_spec(reward, home=home, trained=trained))
         refuse_uncalibrated(artifact, reward)
         if artifact is not None:
             found[role] = artifact
@@ -126,8 +126,8 @@ def score_functions(plan: Reinforce, given: Mapping[str, Any], *, device: str) -
     """The rewards of a recipe in its order, in a training process. given: its parents by role. Raises as `refuse_uncalibrated`."""
     for role, reward in rewards_by_role(plan).items():
         refuse_uncalibrated(given.get(role), reward)
-    judges = {role: judge_given(role, given) for role, reward in rewards_by_role(plan).items() if is_model(reward)}
-    return [function_of(r, judges.get(role), device=device) for role, r in rewards_by_role(plan).items()]
+    models = {role: trained_given(role, given) for role, reward in rewards_by_role(plan).items() if is_model(reward)}
+    return [function_of(r, models.get(role), device=device) for role, r in rewards_by_role(plan).items()]
 
 
 def rewards_by_role(plan: Reinforce | None) -> dict[str, Reward]:
@@ -141,12 +141,12 @@ def _is_of(manifest: Manifest, reward: Reward) -> bool:
     return manifest.kind == KIND and known == wanted and manifest.code == reward_code(reward)
 
 
-def measure(reward: Reward, probes: Sequence[Mapping[str, Any]], judge: Judge | None = None) -> Calibration:
-    """The verdicts of a reward on its probes. judge: the reward model that it names."""
+def measure(reward: Reward, probes: Sequence[Mapping[str, Any]], trained: TrainedReward | None = None) -> Calibration:
+    """The verdicts of a reward on its probes. trained: the reward model that it names."""
     rewards: list[float] = []
     for _, block in groupby(probes, key=lambda probe: json.dumps(probe.get("parameters"), sort_keys=True)):
         lines = list(block)
-        score = function_of(parameters_in(lines[0], reward), judge)
+        score = function_of(parameters_in(lines[0], reward), trained)
         rewards += score([p["completion"] for p in lines], **columns_of(lines))
     passed = [value >= reward.pass_at for value in rewards]
     wrong = [place for place, probe in enumerate(probes) if passed[place] != probe["pass"]]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ft_pipeline.errors import DataError, RecipeError, TrainingFailed, did_you_mean
 from ft_pipeline.finetune.rewards.builtin import BUILT_IN
-from ft_pipeline.finetune.rewards.judge import Judge, is_model
+from ft_pipeline.finetune.rewards.trained import TrainedReward, is_model
 from ft_pipeline.recipe_reinforce import MODEL, Reward
 from ft_pipeline.store.fingerprint import code_digest, sha256_bytes
 from ft_pipeline.store.manifest import Spec
@@ -25,7 +25,7 @@ CALIBRATION = "calibration.json"
 Score = Callable[..., list[float]]
 
 
-def reward_spec(reward: Reward, *, home: Path, judge: Judge | None = None) -> Spec:
+def reward_spec(reward: Reward, *, home: Path, trained: TrainedReward | None = None) -> Spec:
     """What a calibrated reward is made of: name, parameters, its source and the probes; of a reward model, the model and its base.
 
     Imports nothing of the recipe's.
@@ -39,15 +39,15 @@ def reward_spec(reward: Reward, *, home: Path, judge: Judge | None = None) -> Sp
         "pass_at": reward.pass_at,
         "probes": sha256_bytes(probes_of(reward, home=home)),
     }
-    if judge is None:
+    if trained is None:
         return Spec(kind=KIND, config=config, parents={}, code=reward_code(reward))
-    parents = {"model": judge.model.ref, "base": judge.base.ref}
-    return Spec(kind=KIND, config={**config, "judge": judge.config}, parents=parents, code=reward_code(reward))
+    parents = {"model": trained.model.ref, "base": trained.base.ref}
+    return Spec(kind=KIND, config={**config, "reward_model": trained.config}, parents=parents, code=reward_code(reward))
 
 
 def reward_code(reward: Reward) -> str:
     """Digest of the function's source and of how it is called and measured; of a reward model, also of how it is asked."""
-    asked = [HERE / "judge.py", HERE.parent / "score.py"] if is_model(reward) else []
+    asked = [HERE / "trained.py", HERE.parent / "score.py"] if is_model(reward) else []
     return code_digest(source_of(reward), HERE / "function.py", HERE / "calibrate.py", *asked)
 
 
@@ -93,13 +93,13 @@ def source_of(reward: Reward) -> Path:
     return Path(found.origin)
 
 
-def function_of(reward: Reward, judge: Judge | None = None, *, device: str = "cpu") -> Score:
+def function_of(reward: Reward, trained: TrainedReward | None = None, *, device: str = "cpu") -> Score:
     """The function with its parameters, checked at each call: one finite number or None (not scored: NaN) a completion.
 
-    judge: the reward model that the reward names, which is loaded. Raises RecipeError when it cannot be called as
+    trained: the reward model that the reward names, which is loaded. Raises RecipeError when it cannot be called as
     `f(completions, **columns)`.
     """
-    function = _asking(judge, device) if judge else BUILT_IN.get(reward.name) or _imported(reward.name)
+    function = _asking(trained, device) if trained else BUILT_IN.get(reward.name) or _imported(reward.name)
     try:
         inspect.signature(function).bind(
             completions=[], prompts=[], answer=[], prompt_ids=[], completion_ids=[], row_id=[], **reward.parameters
@@ -122,9 +122,9 @@ def short_name(reward: Reward) -> str:
     return f"model_{reward.name.removeprefix(MODEL)[:8]}" if is_model(reward) else reward.name.rpartition(":")[2]
 
 
-def _asking(judge: Judge, device: str) -> Score:
+def _asking(trained: TrainedReward, device: str) -> Score:
     # by name: a door imports this file and never torch
-    return importlib.import_module("ft_pipeline.finetune.rewards.scorer").scored_by(judge, device=device)
+    return importlib.import_module("ft_pipeline.finetune.rewards.scorer").scored_by(trained, device=device)
 
 
 def _imported(name: str) -> Score:

@@ -18,7 +18,7 @@ from ft_pipeline.encode.artifact import Window
 from ft_pipeline.errors import DataError, TrainingFailed
 from ft_pipeline.finetune.batches import batch_of
 from ft_pipeline.finetune.model import Trainee, load_trainee
-from ft_pipeline.finetune.rewards.judge import Judge
+from ft_pipeline.finetune.rewards.trained import TrainedReward
 from ft_pipeline.finetune.score import scores
 
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
@@ -85,7 +85,7 @@ class Scorer:
         if not said:
             raise DataError(
                 "a probe has no prompt",
-                why="A reward model judges an answer to a question.",
+                why="A reward model models an answer to a question.",
                 cure="probes of {prompt: text or messages, completion, answer, pass}",
             )
         turns = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
@@ -112,30 +112,30 @@ class Scorer:
         return made
 
 
-def scored_by(judge: Judge, *, device: str) -> Callable[..., list[float]]:
+def scored_by(trained: TrainedReward, *, device: str) -> Callable[..., list[float]]:
     """The function of a reward model, with the parameters of its method."""
-    scorer = open_scorer(judge, device=device)
-    return scorer.process if judge.section.method == "process_reward" else scorer.outcome
+    scorer = open_scorer(trained, device=device)
+    return scorer.process if trained.section.method == "process_reward" else scorer.outcome
 
 
-def open_scorer(judge: Judge, *, device: str) -> Scorer:
-    """The model of a judge, every weight fixed. An adapter of a four-bit run is put on the base as it is, as it is served.
+def open_scorer(trained: TrainedReward, *, device: str) -> Scorer:
+    """The trained model, every weight fixed. An adapter of a four-bit run is put on the base as it is, as it is served.
 
     Loading sets torch's seed: it happens before training.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    section, folder = judge.section, judge.base.folder
+    section, folder = trained.section, trained.base.folder
     if section.lora is not None:
         section = replace(section, lora=replace(section.lora, quantize="none"))
     trainee = load_trainee(folder, section, device=device)
-    name = next(name for name in WEIGHTS if name in judge.model.manifest.files)
-    trainee.load(load_file(judge.model.file(name), device=device))
+    name = next(name for name in WEIGHTS if name in trained.model.manifest.files)
+    trainee.load(load_file(trained.model.file(name), device=device))
     trainee.model.eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     limit = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "max_position_embeddings", None)
     return Scorer(
-        trainee=trainee, tokenizer=tokenizer, tail=_tail(tokenizer), separator=judge.step_separator,
+        trainee=trainee, tokenizer=tokenizer, tail=_tail(tokenizer), separator=trained.step_separator,
         reads_tokens=limit or 1 << 30,
     )  # fmt: skip
 

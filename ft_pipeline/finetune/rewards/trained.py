@@ -24,7 +24,7 @@ Find = Callable[[str], Artifact]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judge:
+class TrainedReward:
     """A reward model and what its numbers depend on."""
 
     model: Artifact
@@ -46,7 +46,7 @@ def is_model(reward: Reward) -> bool:
     return reward.name.startswith(MODEL)
 
 
-def judge_of(reward: Reward, *, store: Store, find: Find | None) -> Judge | None:
+def trained_of(reward: Reward, *, store: Store, find: Find | None) -> TrainedReward | None:
     """The reward model that a reward names; None for a function.
 
     Raises RecipeError when the artifact is no trained reward model or a parameter is none of its method, what `find` raises when
@@ -70,29 +70,31 @@ def judge_of(reward: Reward, *, store: Store, find: Find | None) -> Judge | None
     section = _section(trained.config)
     _refuse_parameters(reward, section.method)
     shards, base = store.recorded(trained.parents["shards"]), store.fetch(trained.parents["base"])
-    return Judge(model=model, base=base, section=section, step_separator=shards.config["step_separator"])
+    return TrainedReward(model=model, base=base, section=section, step_separator=shards.config["step_separator"])
 
 
-def judge_given(role: str, given: Mapping[str, Artifact | None]) -> Judge:
-    """The same in a training process, from its parents: the calibration under `role`, and those of `judge_roles`."""
-    calibration, model, base = (given.get(name) for name in (role, *judge_roles(role)))
+def trained_given(role: str, given: Mapping[str, Artifact | None]) -> TrainedReward:
+    """The same in a training process, from its parents: the calibration under `role`, and those of `trained_roles`."""
+    calibration, model, base = (given.get(name) for name in (role, *trained_roles(role)))
     assert calibration is not None, "refuse_uncalibrated comes first"
     if model is None or base is None or calibration.manifest.parents["model"] != model.ref:
         raise RecipeError(
             f"{role} was calibrated with another reward model than this job has", cure="run the recipe again"
         )
-    told = calibration.manifest.config["judge"]
-    return Judge(model=model, base=base, section=_section(told["trained_as"]), step_separator=told["step_separator"])
+    told = calibration.manifest.config["reward_model"]
+    return TrainedReward(
+        model=model, base=base, section=_section(told["trained_as"]), step_separator=told["step_separator"]
+    )
 
 
-def judge_roles(role: str) -> tuple[str, str]:
+def trained_roles(role: str) -> tuple[str, str]:
     """Roles of a reward model and of its base among the parents of `checkpoints`: `reward_1_model`, `reward_1_base`."""
     return f"{role}_model", f"{role}_base"
 
 
-def refuse_other_words(reward: Reward, judge: Judge, base: Artifact) -> None:
+def refuse_other_words(reward: Reward, trained: TrainedReward, base: Artifact) -> None:
     """Raises RecipeError when the policy's base model has another tokenizer or chat template than the reward model's."""
-    mine, theirs = base_digests(base), base_digests(judge.base)
+    mine, theirs = base_digests(base), base_digests(trained.base)
     if other := [name for name in ("tokenizer", "chat_template") if mine[name] != theirs[name]]:
         raise RecipeError(
             f"reward {reward.name} has another {' and '.join(other)} than the base model of this recipe",
