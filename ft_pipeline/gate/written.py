@@ -60,7 +60,7 @@ def read_exercises(suite: Artifact) -> tuple[list[Exercise], Rules]:
 
 def read_asked(suite: Artifact) -> Sequence[Question | Exercise]:
     """The questions of a benchmark's suite, of either kind."""
-    return read_exercises(suite)[0] if suite.manifest.config["kind"] == WRITTEN else read_questions(suite)
+    return read_exercises(suite)[0] if suite.manifest.config.get("kind") == WRITTEN else read_questions(suite)
 
 
 def cut(text: str, rules: Rules) -> str:
