@@ -23,6 +23,7 @@ RESUMES, POLICY = (
 RANKS = "test_parallel.py::test_two_processes_train_as_one_does"
 LOWERS = "test_loop.py::test_training_lowers_the_validation_loss_and_changes_what_it_should"
 SIGTERM = "test_parallel.py::test_sigterm_at_one_process_stops_both_after_the_same_step_and_they_resume_bit_for_bit"
+GROWS = "test_preference.py::test_margin_and_accuracy_grow"
 JUDGES = "test_process_reward.py::test_right_steps_are_told_from_wrong_ones"
 CYCLE = "test_policy_cycles.py::test_a_stop_at_each_step_of_a_cycle_ends_in_the_same_bytes"
 REPLICAS = "test_policy_ranks.py::test_two_processes_train_a_policy_as_one_does"
@@ -35,20 +36,20 @@ Cell = tuple[str, ...]
 ROWS: Mapping[tuple[str, str], tuple[Cell, Cell, Cell]] = {
     ("sft", "full"): ((f"{LOWERS}[None]",), (f"{SIGTERM}[sft full",), (f"{RANKS}[sft full",)),
     ("sft", "LoRA"): ((f"{LOWERS}[lora0]",), (f"{RESUMES}[sft]",), (f"{RANKS}[sft lora",)),
-    ("sft", "DoRA"): ((), (), (f"{RANKS}_by_every_method[sft dora",)),
-    ("sft", "QLoRA (NF4)"): (("test_quantize.py::test_a_recipe_of_nf4",), (), (f"{RANKS}_by_every_method[sft qlora",)),
-    ("cpt", "full"): (("test_adapter.py::test_text_rows_are_trained_by_cpt",), (), (f"{RANKS}_by_every_method[cpt full",)),
-    ("dpo", "LoRA"): (("test_preference.py::test_margin_and_accuracy_grow[dpo",), (f"{RESUMES}[dpo]",), (f"{RANKS}[dpo lora",)),
-    ("dpo", "full"): ((), (f"{RESUMES}[dpo full]",), (f"{RANKS}_by_every_method[dpo full",)),
-    ("simpo", "LoRA"): (("test_preference.py::test_margin_and_accuracy_grow[simpo",), (f"{RESUMES}[simpo]",), (f"{RANKS}_by_every_method[simpo",)),
-    ("orpo", "LoRA"): (("test_preference.py::test_margin_and_accuracy_grow[orpo",), (f"{RESUMES}[orpo]",), (f"{RANKS}_by_every_method[orpo",)),
+    ("sft", "DoRA"): ((f"{LOWERS}[lora2]",), (f"{RESUMES}[sft dora]",), (f"{RANKS}_by_every_method[sft dora",)),
+    ("sft", "QLoRA (NF4)"): (("test_quantize.py::test_a_recipe_of_nf4",), (f"{RESUMES}[sft qlora]",), (f"{RANKS}_by_every_method[sft qlora",)),
+    ("cpt", "full"): (("test_adapter.py::test_text_rows_are_trained_by_cpt",), (f"{RESUMES}[cpt full]",), (f"{RANKS}_by_every_method[cpt full",)),
+    ("dpo", "LoRA"): (tuple(f"{GROWS}[dpo-changes{n}]" for n in (0, 2, 3)), (f"{RESUMES}[dpo]",), (f"{RANKS}[dpo lora",)),
+    ("dpo", "full"): ((f"{GROWS}[dpo-changes1]",), (f"{RESUMES}[dpo full]",), (f"{RANKS}_by_every_method[dpo full",)),
+    ("simpo", "LoRA"): ((f"{GROWS}[simpo",), (f"{RESUMES}[simpo]",), (f"{RANKS}_by_every_method[simpo",)),
+    ("orpo", "LoRA"): ((f"{GROWS}[orpo",), (f"{RESUMES}[orpo]",), (f"{RANKS}_by_every_method[orpo",)),
     ("kto", "LoRA"): (("test_kto.py::test_wanted_answers",), (f"{RESUMES}[kto]",), (f"{RANKS}_by_every_method[kto",)),
     ("reward", "LoRA"): (("test_reward.py::test_the_accuracy_comes_near_one[True]",), (f"{RESUMES}[reward]",), (f"{RANKS}_by_every_method[reward",)),
     ("reward", "full"): (("test_reward.py::test_the_accuracy_comes_near_one[False]",), (f"{RESUMES}[reward full]",), ()),
     ("process_reward", "LoRA"): ((f"{JUDGES}[True]",), (f"{RESUMES}[process_reward]",), (f"{RANKS}_by_every_method[process_reward",)),
     ("process_reward", "full"): ((f"{JUDGES}[False]",), (f"{RESUMES}[process_reward full]",), ()),
-    ("distill", "LoRA"): (("test_distill.py::test_the_divergence_falls[changes3",), (f"{RESUMES}[distill]",), ()),
-    ("distill", "full"): (("test_distill.py::test_the_divergence_falls[changes0",), (), ()),
+    ("distill", "LoRA"): (("test_distill.py::test_the_divergence_falls[changes3",), (f"{RESUMES}[distill]",), (f"{RANKS}_by_every_method[distill lora",)),
+    ("distill", "full"): (("test_distill.py::test_the_divergence_falls[changes0",), (f"{RESUMES}[distill full]",), (f"{RANKS}_by_every_method[distill full",)),
     **{
         (name, "LoRA"): (
             (f"{LEARNS}[{name}]",),
