@@ -142,13 +142,13 @@ def trained_on_letters(publish, curated, gate, home, tmp_path):
 def test_an_evaluation_shows_the_clean_score(gate, job_of, store, trained_on_letters):
     from dataclasses import replace
 
-    from ft_pipeline.gate.main import evaluate
+    from ft_pipeline.gate.main import body
     from ft_pipeline.workers.messages import ignore
 
     job = job_of(gate, "zero")
     parents = {**job.spec.parents, "curated": trained_on_letters.ref}
     job = replace(job, spec=replace(job.spec, parents=parents))
-    evaluate(job, store, ignore)
+    body(job, store, ignore)
     letters = read_report(store.find(job.spec)).gate("letters")
     assert letters.facts["contaminated_items"] == 100 and letters.facts["clean_rows"] == 140
     assert letters.facts["clean_difference"] == letters.difference == 0
