@@ -23,15 +23,22 @@ def gate_table(report: EvalReport) -> list[dict[str, str]]:
 
 def next_steps(report: EvalReport) -> str:
     """What a person can do now, as a Markdown list."""
+    found = [f"- **{name}**: {text}" if name else f"- {text}" for name, text in steps(report)]
     if report.passed:
-        return "- Promote it: `ft-pipeline promote MODEL --to staging`."
+        return "\n".join(found)
+    found.append("- Open `report.html` (path below): it shows the questions that cost most, with both answers.")
+    return "\n".join([*found, f"- {OPEN_QUESTION}"])
+
+
+def steps(report: EvalReport) -> list[tuple[str, str]]:
+    """What a person can do now: name of a gate, or nothing, and the sentence."""
+    if report.passed:
+        return [("", "Promote it: `ft-pipeline promote MODEL --to staging`.")]
     decisive = _decisive(report)
     others = [g for g in report.gates if cure(g) and g not in decisive]
-    steps = [f"- **{g.name}**: {cure(g)}." for g in [*decisive, *others]] or [
-        "- Name the missing suites in the recipe's `gate` section, or choose another policy."
+    return [(g.name, f"{cure(g)}.") for g in [*decisive, *others]] or [
+        ("", "Name the missing suites in the recipe's `gate` section, or choose another policy.")
     ]
-    steps.append("- Open `report.html` (path below): it shows the questions that cost most, with both answers.")
-    return "\n".join([*steps, f"- {OPEN_QUESTION}"])
 
 
 def gate_facts(report: EvalReport) -> dict[str, float]:

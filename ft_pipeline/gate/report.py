@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.gate import wording
+from ft_pipeline.gate import page, plots, sentences, wording
 from ft_pipeline.gate.artifact import FOREST, REPORT, SAMPLES, VERDICTS, EvalReport, GateResult, report_json
+from ft_pipeline.gate.calibration import calibration
 from ft_pipeline.gate.figures import COLOURS, draw_forest
 from ft_pipeline.gate.samples import Pair, columns_of, pair_rows, write_rows
 from ft_pipeline.store.artifacts import Draft
@@ -17,7 +17,6 @@ from ft_pipeline.store.fingerprint import sha256_json
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 WORST_ROWS = 8
-LINE_WIDTH, MARGIN = 620, 30
 
 
 def write_report(draft: Draft, report: EvalReport, evidence: Mapping[str, Sequence[Pair]]) -> None:
@@ -29,8 +28,8 @@ def write_report(draft: Draft, report: EvalReport, evidence: Mapping[str, Sequen
     draw_forest(folder / FOREST, report.gates)
     draft.logical[FOREST] = sha256_json(["forest", json.loads(report_json(report))])
     parents = {role: ref.digest for role, ref in draft.spec.parents.items()}
-    page = report_page(report, evidence, config=draft.spec.config, parents=parents)
-    (folder / REPORT).write_text(page, encoding="utf-8")
+    text = report_page(report, evidence, config=draft.spec.config, parents=parents)
+    (folder / REPORT).write_text(text, encoding="utf-8")
     draft.counts.update(gates=len(report.gates), samples=len(rows))
 
 
@@ -45,12 +44,21 @@ def report_page(
         report=report,
         measured=wording.measured,
         cure=wording.cure,
-        number_line=number_line,
+        plots=plots,
+        sentences=sentences,
+        steps=page.steps(report),
         colours=COLOURS,
         worst={g.name: worst(g, evidence) for g in report.gates},
-        config=json.dumps(config, indent=1, sort_keys=True),
+        calibrations=calibrations(report, evidence),
+        config=settings_of(dict(sorted(config.items()))),
         parents=parents,
     )
+
+
+def calibrations(report: EvalReport, evidence: Mapping[str, Sequence[Pair]]) -> dict[str, list[plots.Curve]]:
+    """The benchmarks whose answers hold log-likelihoods, by name."""
+    found = {g.name: calibration(evidence.get(g.name, ())) for g in report.gates if g.kind == "benchmark"}
+    return {name: plots.curves(arms) for name, arms in found.items() if arms}
 
 
 def worst(gate: GateResult, evidence: Mapping[str, Sequence[Pair]]) -> list[Pair]:
@@ -65,39 +73,13 @@ def worst(gate: GateResult, evidence: Mapping[str, Sequence[Pair]]) -> list[Pair
     return bad[:WORST_ROWS]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """A number line in pixels: where the interval, the point, zero and the threshold are, and its ticks."""
-
-    low: float
-    point: float
-    high: float
-    threshold: float
-    ticks: tuple[tuple[float, str], ...]
-
-
-def number_line(gate: GateResult) -> Line | None:
-    """The gate's interval on its own axis, None when it was not measured."""
-    point = gate.adapter if gate.kind == "safety" else gate.difference
-    if gate.low is None or gate.high is None or gate.threshold is None or point is None:
-        return None
-    marks = [gate.low, gate.high, gate.threshold, point, *([] if gate.kind == "safety" else [0.0])]
-    room = max((max(marks) - min(marks)) * 0.08, 0.002)
-    left, right = min(marks) - room, max(marks) + room
-
-    def place(value: float) -> float:
-        return round(MARGIN + (value - left) / (right - left) * (LINE_WIDTH - 2 * MARGIN), 1)
-
-    return Line(
-        low=place(gate.low), point=place(point), high=place(gate.high), threshold=place(gate.threshold),
-        ticks=tuple((place(v), wording.measured(v, signed=gate.kind != "safety")) for v in _ticks(left, right)),
-    )  # fmt: skip
-
-
-def _ticks(left: float, right: float) -> list[float]:
-    """Four to eight round numbers in a range."""
-    step = next(
-        s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if (right - left) / s <= 8 or s == 1.0
-    )
-    first = -int(-left // step) if left < 0 else int(left // step) + 1
-    return [round(step * k, 6) for k in range(first - 1, first + 10) if left <= step * k <= right]
+def settings_of(config: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """The configuration as `section.field` and its value, nested sections flattened."""
+    rows: list[tuple[str, str]] = []
+    for name, value in config.items():
+        key = f"{above}{name}"
+        if isinstance(value, Mapping) and value:
+            rows += settings_of(value, f"{key}.")
+        else:
+            rows.append((key, value if isinstance(value, str) else json.dumps(value)))
+    return rows
