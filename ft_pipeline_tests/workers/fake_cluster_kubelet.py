@@ -1,5 +1,5 @@
 """The kubelet of the fake cluster: a container is a process of this machine. Mounts are folders, so paths below /cache and /spec are
-put in their place in arguments and variables, and the names of the headless Service become the loopback address.
+put in their place in arguments and variables, and the names of the headless Service become loopback addresses.
 """
 
 from __future__ import annotations
@@ -121,8 +121,9 @@ class Kubelet:
                 value = re.sub(rf"(^|=){mount}(/|$)", rf"\g<1>{where[mount]}\g<2>", value)
         name = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
         port = self.ports.setdefault(name, _free_port())
-        value = re.sub(rf"{name}-\d+\.{name}:29400", f"127.0.0.1:{port}", value)
-        return re.sub(rf"{name}-\d+\.{name}", "127.0.0.1", value)
+        # an address of its own for each pod: torch's agents deal the ranks in the order of addresses
+        value = value.replace(f"{name}-0.{name}:29400", f"127.0.1.1:{port}")
+        return re.sub(rf"{name}-(\d+)\.{name}", lambda m: f"127.0.1.{int(m[1]) + 1}", value)
 
     def _stop(self, held: Container, grace: float) -> None:
         if not held.stopping:

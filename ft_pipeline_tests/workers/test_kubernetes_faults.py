@@ -191,7 +191,7 @@ def test_an_api_server_that_is_away_is_told_and_the_run_goes_on_meanwhile(home, 
 
 
 def test_an_orchestrator_that_is_killed_leaves_one_job_and_the_next_one_finishes_it(home, stage):
-    job = counting(home, steps=500)
+    job = counting(home, steps=250)
     program = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"
         "from kubernetes import client; from ft_pipeline import settings; from ft_pipeline.store.artifacts import open_store\n"
@@ -210,7 +210,7 @@ def test_an_orchestrator_that_is_killed_leaves_one_job_and_the_next_one_finishes
     orchestrator.wait(30)
     run = stage.finish(job)
     assert (
-        sums(run) == SUMS[:500]
+        sums(run) == SUMS[:250]
         and started(run) == [0]
         and stage.cluster.made["jobs"] == stage.cluster.made["pods"] == 1
     )

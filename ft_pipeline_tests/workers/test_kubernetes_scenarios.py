@@ -81,14 +81,14 @@ def test_4_a_cancelled_trainer_that_does_not_listen_is_killed_after_its_grace(ho
 
 
 def test_6_and_7_an_orchestrator_that_goes_leaves_the_job_and_the_next_one_finds_it(home, stage):
-    job = counting(home, steps=300)
+    job = counting(home, steps=180)
     first = stage.start(job, is_cancelled=lambda: False)
     until(lambda: first.step >= 10)
     first.interrupt = True
     first.join()
     assert isinstance(first.error, KeyboardInterrupt) and stage.cluster.running(job_name(job))
     second = stage.finish(job)
-    assert sums(second) == SUMS[:300] and started(second) == [0]
+    assert sums(second) == SUMS[:180] and started(second) == [0]
     assert stage.cluster.made["jobs"] == stage.cluster.made["pods"] == 1
     assert second.told("made by an earlier orchestrator") and second.told("starts at step 0")
     stage.check_clean()
@@ -108,27 +108,27 @@ def test_7_a_job_that_ends_while_nobody_looks_is_found_and_cleared_away(home, st
 
 
 def test_8_a_cancelled_run_takes_its_objects_with_it_and_resumes_later(home, stage):
-    job = counting(home, steps=300, every=1000)
+    job = counting(home, steps=180, every=1000)
     first = stage.start(job)
     until(lambda: first.step >= 10)
     first.interrupt = True
     first.join()
     stage.check_clean()
     second = stage.finish(job)
-    assert sums(second) == SUMS[:300] and started(second)[1] >= 10
+    assert sums(second) == SUMS[:180] and started(second)[1] >= 10
     assert stage.cluster.made["jobs"] == 2
     stage.check_clean()
 
 
 def test_a_job_that_somebody_deletes_can_be_run_again(home, stage):
-    job = counting(home, steps=300, every=1000)
+    job = counting(home, steps=180, every=1000)
     first = stage.start(job)
     until(lambda: first.step >= 10)
     api = stage.worker().cluster
     api.delete_job(job_name(job), api.job(job_name(job))["metadata"]["uid"])
     first.join()
     assert isinstance(first.error, Interrupted) and "deleted by somebody" in first.error.what
-    assert sums(stage.finish(job)) == SUMS[:300]
+    assert sums(stage.finish(job)) == SUMS[:180]
     stage.check_clean()
 
 

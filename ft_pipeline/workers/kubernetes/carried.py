@@ -1,6 +1,6 @@
 """A run folder that travels: a pod's disk dies with the pod, so what a run needs to go on lies in the store.
 
-`.runs/FINGERPRINT/carried.json` lists files by digest, `objects/` holds their bytes, the list is written last. The pod of index 0
+`.runs/FINGERPRINT/carried.json` lists files by digest, `objects/` holds their bytes, the list is written last. The pod of rank 0
 sends; whoever starts fetches. Messages travel as small numbered files of JSON lines below `messages/GENERATION/`.
 """
 

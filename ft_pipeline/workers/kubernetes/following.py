@@ -67,6 +67,10 @@ class Following:
     """What the run itself said last about its end."""
     _seen: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Pods of the last look."""
+    _new: list[PodEnd] = field(default_factory=list)
+    """Ended and not written down yet."""
+    _others: set[str] = field(default_factory=set)
+    """Pods of the same attempt that lived when the first of these had ended."""
     _told: str = ""
     _attempts: int = 0
     _without_progress: int = 0
@@ -127,10 +131,16 @@ class Following:
         there = {pod["metadata"]["name"]: pod for pod in pods}
         gone = [pod for name, pod in self._seen.items() if name not in there]
         new = [end for end in endings(pods, gone=gone) if end.pod not in self.ends]
-        self._seen = there
         self.ends |= {end.pod: end for end in new}
-        if new:
-            self._write_down(new)
+        alive = {name for name, pod in there.items() if pod["status"].get("phase") in ("Pending", "Running", None)}
+        if new and not self._new:
+            self._others = alive & self._seen.keys()
+        self._new += new
+        self._seen = there
+        # the leader may still be saving: what is lost is known when all pods of the attempt have ended
+        if self._new and (self.verdict.state is not State.RUNNING or not self._others & alive):
+            self._write_down(self._new)
+            self._new = []
         # a pod can come and go between two looks
         self._attempts = max(self._attempts, replaced(pods))
         self._say(self._waits_for(manifest, pods))

@@ -27,6 +27,7 @@ from ft_pipeline.errors import FtError, StorageError
 from ft_pipeline.store.artifacts import open_store
 from ft_pipeline.workers.job import Job, read_job
 from ft_pipeline.workers.kubernetes.carried import Carrier, Outbox
+from ft_pipeline.workers.kubernetes.member import leads
 from ft_pipeline.workers.outcome import COMPLETE, FAILED_FOR_GOOD, PREEMPTED, STOPPED, STORAGE
 
 LOOK_SECONDS, TELL_SECONDS, OTHERS_SECONDS = 0.25, 1.0, 60.0
@@ -154,7 +155,7 @@ def _with_peers(pod: Pod) -> int:
         elastic_launch(config=_elastic(pod), entrypoint=sys.executable)(
             "-u", "-m", MEMBER, str(pod.path), pod.job.module
         )
-        return COMPLETE if pod.index == 0 else once_published(pod.job)
+        return COMPLETE if leads(pod.job) else once_published(pod.job)
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
@@ -167,14 +168,14 @@ def _with_peers(pod: Pod) -> int:
 
 
 def once_published(job: Job, *, seconds: float = PUBLISH_SECONDS) -> int:
-    """Of an index that has done its part: 0 once the artifact is there, 75 when it does not come.
+    """Of a node that has done its part: 0 once the artifact is there, 75 when it does not come.
 
-    An index that has succeeded is never started again. Were index 0 lost while it publishes, its next pod would wait for peers for ever.
+    An index that has succeeded is never started again. Were the leader lost while it publishes, its next pod would wait for ever.
     """
     store, until = open_store(settings.load()), time.monotonic() + seconds
     while store.manifest(job.spec.kind, job.spec.fingerprint) is None:
         if time.monotonic() > until:
-            _tell("index 0 has not published: all nodes start again from the newest checkpoint")
+            _tell("the leader has not published: all nodes start again from the newest checkpoint")
             return PREEMPTED
         time.sleep(min(2.0, seconds))
     return COMPLETE
@@ -193,12 +194,12 @@ def _elastic(pod: Pod) -> Any:
 
 @dataclass
 class _Courier:
-    """Sends messages, and from index 0 checkpoints, while the processes work."""
+    """Sends messages, and the leader's checkpoints, while the processes work."""
 
     carrier: Carrier
     outbox: Outbox
-    sends_files: bool
-    has_checkpoints: bool
+    job: Job
+    alone: bool
     over: threading.Event
     thread: threading.Thread | None = None
     _newest: str = ""
@@ -212,7 +213,12 @@ class _Courier:
         fingerprint = job.spec.fingerprint
         outbox = Outbox(store, fingerprint, pod.generation, f"{pod.index}", job.folder / "messages.jsonl")
         carrier = Carrier(store, fingerprint, job.folder)
-        return cls(carrier, outbox, pod.index == 0, job.spec.kind == "checkpoints", threading.Event())
+        return cls(carrier, outbox, job, pod.nodes == 1, threading.Event())
+
+    @property
+    def sends_files(self) -> bool:
+        """Where the process of rank 0 is: torch's agents deal the ranks, by address."""
+        return self.alone or leads(self.job)
 
     def start(self) -> None:
         """From now on in the background."""
@@ -249,7 +255,7 @@ class _Courier:
         if not self.sends_files:
             return
         newest = self.carrier.newest()
-        late = not self.has_checkpoints and now - self._sent_at > OTHERS_SECONDS
+        late = self.job.spec.kind != "checkpoints" and now - self._sent_at > OTHERS_SECONDS
         if newest != self._newest or late:
             self.carrier.send()
             self._newest, self._sent_at = newest, now

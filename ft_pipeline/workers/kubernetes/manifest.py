@@ -157,7 +157,11 @@ def _pod_spec(job: Job, placement: Placement, profile: Profile, *, market: Marke
 
 def _container(job: Job, placement: Placement, profile: Profile, *, generation: str) -> Manifest:
     several = placement.nodes > 1
-    fabric = {name: str(count) for name, count in profile.fabric.items()} if several else {}
+    fabric = (
+        {name: str(count) for name, count in profile.fabric_of(placement.gpu, placement.processes).items()}
+        if several
+        else {}
+    )
     devices, gpu = dict(fabric), placement.device == "cuda"
     if gpu:
         devices[profile.gpu_resource] = str(placement.processes)

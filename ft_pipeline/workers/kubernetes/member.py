@@ -14,11 +14,11 @@ from pathlib import Path
 from ft_pipeline import settings
 from ft_pipeline.errors import StorageError
 from ft_pipeline.store.artifacts import open_store
-from ft_pipeline.workers.job import read_job
+from ft_pipeline.workers.job import Job, read_job
 from ft_pipeline.workers.kubernetes.carried import Carrier
 from ft_pipeline.workers.outcome import STORAGE
 
-FETCHED = ".fetched"
+FETCHED, LEADS = ".fetched", ".leads"
 PATIENCE_SECONDS, POLL_SECONDS = 1800.0, 0.1
 
 
@@ -34,12 +34,19 @@ def main(path: Path, module: str) -> int:
     return os.execve(sys.executable, words, settings.child_environment(here))  # noqa: S606 - never returns
 
 
+def leads(job: Job) -> bool:
+    """True on the node whose disk gets the checkpoints: there is the process of rank 0."""
+    return (job.folder / LEADS).exists()
+
+
 def _fetch(path: Path) -> None:
     """Process 0 of each node brings the files, the others wait for it."""
     where, job = settings.rank_here(), read_job(path)
     if where is None or where.local_rank == 0:
         Carrier(open_store(settings.load()), job.spec.fingerprint, job.folder).fetch()
         (job.folder / FETCHED).touch()
+    if where is not None and where.rank == 0:
+        (job.folder / LEADS).touch()
     _wait_for(job.folder / FETCHED)
 
 
