@@ -291,9 +291,9 @@ def bare_steps(run: Any) -> float:
     """Seconds of the same steps without the loop: batches made before, forward, backward, clip, AdamW; one rate, nothing told."""
     import torch
 
-    from ft_pipeline.finetune.loop import _optimizer
+    from ft_pipeline.finetune.updates import _adamw
 
-    trainee, schedule, optimizer = run.trainee, run.schedule, _optimizer(run.trainee)
+    trainee, schedule, optimizer = run.trainee, run.schedule, _adamw(run.trainee)
     groups = [
         [[run.train[i] for i in schedule.windows_of(step * schedule.micros_per_step + n)] for n in range(schedule.micros_per_step)]
         for step in range(schedule.steps)

@@ -1,4 +1,4 @@
-"""`python -m ft_pipeline_tests.method_table`: runs the tests behind each cell of the table of methods, and writes docs/methods.md from what passed.
+"""`python -m ft_pipeline_tests.method_table`: runs the tests behind each cell of the table of methods, and writes docs/methods.md and the README's table from what passed.
 
 python -m ft_pipeline_tests.method_table              runs them all (a quarter of an hour on two cores)
 python -m ft_pipeline_tests.method_table REPORT.xml   reads a JUnit report of a run that was made already
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
-PAGE = PROJECT / "docs" / "methods.md"
+PAGE, README = PROJECT / "docs" / "methods.md", PROJECT / "README.md"
+BEGIN, END = "<!-- methods: written by ft_pipeline_tests.method_table -->\n", "<!-- end of methods -->\n"
 FOLDER = "ft_pipeline_tests/finetune"
 RESUMES, POLICY = (
     "test_methods_resume.py::test_a_stop_in_the_middle_changes_no_byte",
@@ -81,12 +82,26 @@ def table(passed: Mapping[str, bool]) -> str:
         "FAILED, or - where no test claims it. Two processes are compared with one as replicas and as FSDP2 shards, of policies as replicas. What may be combined",
         "with what is in `ft_pipeline/finetune/compatibility.yaml`.",
         "",
+        rows(passed),
+    ]
+    return "\n".join(lines)
+
+
+def rows(passed: Mapping[str, bool]) -> str:
+    """The table alone: what stands in the README too."""
+    lines = [
         f"| method | weights | {' | '.join(COLUMNS)} |",
         f"|---|---|{'---|' * len(COLUMNS)}",
     ]
     for (method, weights), cells in ROWS.items():
         lines.append(f"| {method} | {weights} | {' | '.join(_said(cell, passed) for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def in_readme(text: str, found: str) -> str:
+    """The README with the table between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + found + END + rest.partition(END)[2]
 
 
 def tests_of(cell: Cell, known: Mapping[str, bool]) -> list[str]:
@@ -126,6 +141,7 @@ def main(words: list[str]) -> int:
             passed = read_report(report)
     page = table(passed)
     PAGE.write_text(page, encoding="utf-8")
+    README.write_text(in_readme(README.read_text(encoding="utf-8"), rows(passed)), encoding="utf-8")
     print(page)
     return int("| FAILED" in page)
 
