@@ -68,6 +68,8 @@ class Settings:
     """FT_NAMESPACE: where its Jobs are made. Default: the profile's."""
     image: str | None
     """FT_IMAGE: of its pods, `repository@sha256:...`. Default: the profile's."""
+    queue: str | None
+    """FT_QUEUE: the Kueue LocalQueue of its Jobs, `name` or `name:priority-class`. Default: none, pods wait for nodes."""
     actor: str
     """FT_ACTOR: who promotes. Default: the login name."""
 
@@ -107,6 +109,7 @@ def load() -> Settings:
         cluster=env.get("FT_CLUSTER") or "bare",
         namespace=env.get("FT_NAMESPACE") or None,
         image=env.get("FT_IMAGE") or None,
+        queue=env.get("FT_QUEUE") or None,
         actor=env.get("FT_ACTOR") or getpass.getuser(),
     )
 
