@@ -36,6 +36,7 @@ COMMANDS = {
     "serve": ("serving", "Serve every production adapter, OpenAI-compatible."),
     "base": ("bases", "Base models made on this machine."),
     "dev": ("dev", "Start the Dagster and MLflow UIs on localhost."),
+    "k8s": ("k8s", "Manifests of a run: render, check, diff; and is the cluster ready."),
     "doctor": ("doctor", "Check this installation and what it is connected to."),
     "catalog": ("doctor", "The SQL index over the store."),
     "completion": ("completion", "Print the tab completion script of a shell."),

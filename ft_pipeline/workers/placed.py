@@ -12,7 +12,7 @@ from ft_pipeline.errors import RecipeError, UserError, did_you_mean
 from ft_pipeline.settings import NO_MLFLOW, Settings
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.workers.job import Job, Placement
-from ft_pipeline.workers.kubernetes.profile import PROFILES, Profile
+from ft_pipeline.workers.kubernetes.profile import PROFILES, Profile, queue_of
 from ft_pipeline.workers.local import LocalWorker
 from ft_pipeline.workers.messages import Listener
 
@@ -70,7 +70,8 @@ def cluster_profile(settings: Settings) -> Profile:
     if settings.mlflow_uri != NO_MLFLOW and settings.mlflow_uri.startswith("http"):
         environment["FT_MLFLOW"] = settings.mlflow_uri
     namespace, image = settings.namespace or found.namespace, settings.image or found.image
-    return replace(found, environment=environment, namespace=namespace, image=image)
+    queue = queue_of(settings.queue) if settings.queue else found.queue
+    return replace(found, environment=environment, namespace=namespace, image=image, queue=queue)
 
 
 def placement_of(document: Mapping[str, Any], **defaults: Any) -> Placement:

@@ -187,6 +187,7 @@ def _container(job: Job, placement: Placement, profile: Profile, *, generation: 
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "env": [{"name": name, "value": variables[name]} for name in sorted(variables)]
         + [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        **_credentials(profile),
         "ports": [{"name": "rendezvous", "containerPort": RENDEZVOUS_PORT}],
         "resources": {
             "requests": {"cpu": str(cores * placement.processes), "memory": memory, **devices},
@@ -202,6 +203,11 @@ def _container(job: Job, placement: Placement, profile: Profile, *, generation: 
             {"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True},
         ],
     }  # fmt: skip
+
+
+def _credentials(profile: Profile) -> Manifest:
+    secret = {"secretRef": {"name": profile.credentials, "optional": True}}
+    return {"envFrom": [secret]} if profile.credentials else {}
 
 
 def _shm_gib(placement: Placement, profile: Profile) -> int:
