@@ -5,12 +5,14 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from ft_pipeline.gate.artifact import FOREST, RECERTIFIED_KIND, EvalReport, read_report
+from ft_pipeline.gate.artifact import FOREST, RECERTIFIED_KIND, REPORT, EvalReport, read_report
 from ft_pipeline.gate.bump import status
 from ft_pipeline.gate.bump.recertify import Case, read_recertification, recertify, trained_on
 from ft_pipeline.gate.bump.reuse import certify, report_before
 from ft_pipeline.gate.evaluation import evaluation_job, publish_suites, refuse_scores
 from ft_pipeline.gate.figures import as_markdown
+from ft_pipeline.gate.mirror import mirror
+from ft_pipeline.gate.notify import notice_of, notify
 from ft_pipeline.gate.page import check_description, gate_facts, gate_table, next_steps
 from ft_pipeline.gate.policy import read_policy
 from ft_pipeline.partitions import ADAPTER, BASE_MODEL, BUMP_STATUS, CURATED_DATASET, EVAL_REPORT, recipes
@@ -19,6 +21,7 @@ from ft_pipeline.resources import House, base_marks
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.manifest import Ref
 from ft_pipeline.workers.job import Job
+from ft_pipeline.workers.messages import log
 
 with warnings.catch_warnings():
     # partitioned checks are new in 1.13; unpartitioned, one failing tenant would block everybody (orchestration.md)
@@ -51,9 +54,10 @@ def eval_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     house.catalog.set_head(key, "eval_report", artifact, run_id=context.run.run_id)
     report = read_report(artifact)
     certify(house.catalog, artifact, passed=report.passed)
+    told = {} if known == artifact.ref else _told(house, artifact, report, key=key)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.ref.digest),
-        metadata=_metadata(artifact, report) | {"reused": dg.MetadataValue.bool(known == artifact.ref)},
+        metadata=_metadata(artifact, report) | {"reused": dg.MetadataValue.bool(known == artifact.ref)} | told,
         check_results=[_check(artifact, report)],
     )
 
@@ -79,6 +83,19 @@ def _examined(house: House, recipe: Recipe, parents: Mapping[str, Ref]) -> Artif
     policy = read_policy(recipe.gate.policy)
     case = Case(parents=parents, old_base=old_base, config=spec.config, policy=policy)
     return recertify(case, house.store, evaluate=evaluate, stored=stored)
+
+
+def _told(house: House, artifact: Artifact, report: EvalReport, *, key: str) -> dict[str, dg.MetadataValue]:
+    """MLflow gets the numbers of a new report, the tenant its verdict; what did not reach them is said here and stops nothing."""
+    mirrored = mirror(
+        report, adapter=artifact.manifest.parents["adapter"], model_line=key, made=artifact.ref, where=(house.store, house.settings)
+    )  # fmt: skip
+    if not mirrored.ok:
+        log(house.listener, f"{key}: {mirrored.text}; the report has every number")
+    place = str(artifact.folder / REPORT)
+    notice = notice_of(report, model_line=key, place=place, digest=artifact.ref.digest)
+    told = notify(notice, house.settings, house.listener)
+    return {"notified": dg.MetadataValue.text(told.text), "mlflow run": dg.MetadataValue.text(mirrored.text)}
 
 
 def _metadata(artifact: Artifact, report: EvalReport) -> dict[str, dg.MetadataValue]:

@@ -34,7 +34,9 @@ def materialize(house, home, publish, base_folder, adapter_folders, curated, mon
         (tmp_path / "recipes").mkdir(exist_ok=True)
         (tmp_path / "recipes/x.yaml").write_text(yaml.safe_dump(recipe))
         local = replace(
-            house, settings=replace(home, recipe_folders=(tmp_path / "recipes",)), placement=Placement(threads=1)
+            house,
+            settings=replace(home, recipe_folders=(tmp_path / "recipes",), mlflow_uri="off"),
+            placement=Placement(threads=1),
         )
         local.catalog.set_head(KEY, "base_model", publish("base_model", base_folder))
         local.catalog.set_head(KEY, "adapter", publish("adapter", adapter_folders[adapter]))
@@ -61,8 +63,13 @@ def test_a_gate_that_fails_says_why_and_stops_registration_and_is_not_computed_t
     assert check.metadata["forest"].value.startswith("![gates](data:image/png;base64,")
     assert not result.success
     assert {e.asset_key.to_user_string() for e in result.get_asset_materialization_events()} == {"eval_report"}
+    told = result.get_asset_materialization_events()[0].materialization.metadata
+    assert told["notified"].value == "in the log" and told["mlflow run"].value.startswith(
+        "not mirrored: FT_MLFLOW is off"
+    )
     report = read_report(house.store.fetch(house.catalog.head(KEY, "eval_report")))
     assert report.verdict == "FAIL" and report.policy == "staging"
     result, _ = materialize(wanted, "zero")
     metadata = result.get_asset_materialization_events()[0].materialization.metadata
     assert metadata["reused"].value is True and metadata["letters difference"].value == 0.0
+    assert "notified" not in metadata, "a tenant is told once of a report"
