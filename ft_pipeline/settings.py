@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
@@ -68,6 +68,12 @@ class Settings:
     """FT_NAMESPACE: where its Jobs are made. Default: the profile's."""
     image: str | None
     """FT_IMAGE: of its pods, `repository@sha256:...`. Default: the profile's."""
+    notify_url: str | None
+    """FT_NOTIFY_URL: where a tenant is told of a gate's verdict. Default: nowhere but the log. A Slack URL is itself a secret."""
+    notify_kind: str
+    """FT_NOTIFY_KIND: log, webhook (signed JSON) or slack. Default: webhook where there is a URL, else log."""
+    notify_secret: str | None = field(repr=False)
+    """FT_NOTIFY_SECRET: signs a webhook's body (gate/notify.py). Default: unsigned."""
     queue: str | None
     """FT_QUEUE: the Kueue LocalQueue of its Jobs, `name` or `name:priority-class`. Default: none, pods wait for nodes."""
     actor: str
@@ -110,8 +116,22 @@ def load() -> Settings:
         namespace=env.get("FT_NAMESPACE") or None,
         image=env.get("FT_IMAGE") or None,
         queue=env.get("FT_QUEUE") or None,
+        notify_url=env.get("FT_NOTIFY_URL") or None,
+        notify_kind=_notify_kind(),
+        notify_secret=env.get("FT_NOTIFY_SECRET") or None,
         actor=env.get("FT_ACTOR") or getpass.getuser(),
     )
+
+
+def secret(variable: str) -> str:
+    """The value of an environment variable that a recipe names, for a key that must be in no file. Raises UserError when it is not set."""
+    if not (value := os.environ.get(variable)):
+        raise UserError(
+            f"the environment variable {variable} is not set",
+            why="A recipe names it as the key of a judge; keys are never written into recipes or artifacts.",
+            cure=f"export {variable}=... where the pipeline runs, or leave `key_variable` out for a server without a key",
+        )
+    return value
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -177,6 +197,22 @@ def _one_of(name: str, known: tuple[str, ...]) -> str:
     if said not in known:
         raise UserError(f"{name} is {said!r}", cure=f"set it to {', '.join(known)}, or unset it: {known[0]}")
     return said
+
+
+def _notify_kind() -> str:
+    url = os.environ.get("FT_NOTIFY_URL")
+    kind = (
+        _one_of("FT_NOTIFY_KIND", ("log", "webhook", "slack"))
+        if "FT_NOTIFY_KIND" in os.environ or not url
+        else "webhook"
+    )
+    if kind != "log" and not url:
+        raise UserError(
+            f"FT_NOTIFY_KIND is {kind!r} and FT_NOTIFY_URL is not set",
+            why="Nobody would be told of a verdict.",
+            cure="set FT_NOTIFY_URL to the address that takes the POST, or FT_NOTIFY_KIND to log",
+        )
+    return kind
 
 
 def _nearest_home() -> Path:
