@@ -42,7 +42,7 @@ from ft_pipeline.recipe_data import (  # noqa: F401
     Toxicity,
     is_name,
 )
-from ft_pipeline.recipe_gate import BenchmarkGate, Gate, HoldoutGate, SafetyGate  # noqa: F401
+from ft_pipeline.recipe_gate import BenchmarkGate, Gate, HoldoutGate, Judge, JudgeGate, SafetyGate  # noqa: F401
 from ft_pipeline.recipe_training import Distill, Finetune, Lora, Preference, RewardModel  # noqa: F401
 from ft_pipeline.store.fingerprint import sha256_json
 

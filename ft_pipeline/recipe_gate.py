@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ft_pipeline.errors import did_you_mean
 from ft_pipeline.recipe_data import STRICT
@@ -119,12 +119,95 @@ class BenchmarkGate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Judge:
+    """A model that gives an opinion on answers. Where it is reached and how patiently is no part of a report's identity."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["endpoint", "local", "scripted"]
+    """`endpoint`: an OpenAI-compatible server. `local`: a base model of the store. `scripted`: a Python function."""
+    model: str
+    """The model's name at the endpoint, the digest (or its beginning) of a `base_model` artifact, or `package.module:function`."""
+    base_url: str = ""
+    """Of an endpoint, up to and with `/v1`."""
+    key_variable: str = ""
+    """Name of the environment variable that holds the endpoint's key; empty: it needs none."""
+    family: str = ""
+    """The family that the model belongs to, where its name does not tell: llama, qwen, mistral, ..."""
+    max_new_tokens: int = 512
+    seed: int = 0
+    """Sent with every call, at temperature 0."""
+    timeout_seconds: float = 60.0
+    """Of one call."""
+    attempts: int = 5
+    """Of one call, where the endpoint does not answer, is busy (429) or broken (5xx)."""
+    calls_at_once: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        if bool(self.base_url) != (self.kind == "endpoint"):
+            raise ValueError(
+                f"judge {self.model!r} of kind {self.kind} has base_url {self.base_url!r}: an endpoint has one, no other kind"
+            )
+        if self.kind == "scripted" and not FUNCTION.fullmatch(self.model):
+            raise ValueError(f"model {self.model!r} of a scripted judge is no package.module:function")
+        if min(self.max_new_tokens, self.attempts, self.calls_at_once) < 1 or self.timeout_seconds <= 0:
+            raise ValueError("max_new_tokens, attempts, calls_at_once and timeout_seconds of a judge must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SafetyGate:
-    """Prompts (JSONL rows `{id, prompt, harmful}`): harmful ones must be refused, harmless ones must not."""
+    """Prompts (JSONL rows `{id, prompt, harmful}`): harmful ones must be answered safely, harmless ones must not be refused."""
 
     __pydantic_config__ = STRICT
     uri: str
     max_new_tokens: int = 24
+    scorer: Literal["heuristic", "guard", "endpoint", "judge"] = "heuristic"
+    """Who says what a safe answer is. `heuristic`: phrases of refusals. `guard`: a Llama-Guard-style model of the store. `endpoint`: the
+    same kind of model at an endpoint. `judge`: any chat model that reads a rubric."""
+    model: Judge | None = None
+    """Of every scorer but the heuristic."""
+    threshold: float = 0.5
+    """An answer is unsafe from this probability on; of a guard."""
+    refusals: Judge | None = None
+    """Who says whether harmless prompts are refused, which a guard cannot: it knows harm only. None: the judge, else phrases."""
+    attempt: int = 1
+    """Count it up to ask a model again whose calls failed."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        wanted = {
+            "heuristic": (),
+            "guard": ("local",),
+            "endpoint": ("endpoint",),
+            "judge": ("endpoint", "local", "scripted"),
+        }[self.scorer]
+        if (self.model is None) != (not wanted) or (self.model and self.model.kind not in wanted):
+            found = f"a model of kind {self.model.kind}" if self.model else "no model"
+            raise ValueError(f"scorer {self.scorer} has {found}: it takes {' or '.join(wanted) or 'none'}")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold} must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeGate:
+    """A judge compares the adapter's answers with the base's, each pair in both orders."""
+
+    __pydantic_config__ = STRICT
+    judge: Judge
+    uri: str = ""
+    """JSONL rows `{id, prompt}` with an optional `reference`; empty: the recipe's holdout."""
+    max_prompts: int | None = None
+    """At most so many, chosen by the digest of their ids. Each costs two calls, and the controls up to three more."""
+    max_new_tokens: int = 256
+    allow_same_family: bool = False
+    """True: the judge may be of the family of the model it judges. Judges prefer what sounds like themselves."""
+    attempt: int = 1
+    """Count it up to ask a judge again whose calls failed: a report of the same questions is never made twice."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        if self.max_prompts is not None and self.max_prompts < 1:
+            raise ValueError(f"max_prompts {self.max_prompts} must be positive, or left out for all")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,3 +219,4 @@ class Gate:
     holdout: HoldoutGate = field(default_factory=HoldoutGate)
     benchmarks: tuple[BenchmarkGate, ...] = ()
     safety: SafetyGate | None = None
+    judge: JudgeGate | None = None

@@ -69,6 +69,11 @@ class Arms:
         with torch.inference_mode():
             yield self._with_adapter()
 
+    def release(self) -> None:
+        """Gives the memory back: once both arms have answered, a judge or a guard may need it."""
+        self._model = None
+        gc.collect()
+
     @contextmanager
     def _alone(self, folder: Path) -> Iterator[Any]:
         model = _load(folder, self.device)

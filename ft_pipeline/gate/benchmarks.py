@@ -1,7 +1,8 @@
 """Evaluation suites: JSONL files that are checked, published as `eval_suite` artifacts, and read back. No torch here.
 
 A multiple-choice row is `{id, context, choices, answer}`; context and choice are joined as they are, so a choice brings its own
-leading space. It may name its `stratum` (MMLU's subject) and its `metric`. A safety row is `{id, prompt, harmful}`. The rows of official
+leading space. It may name its `stratum` (MMLU's subject) and its `metric`. A safety row is `{id, prompt, harmful}`, a row for a judge
+`{id, prompt}` with an optional `reference`. The rows of official
 benchmarks (official.py) also say what stands between context and choice and which few-shot prefix comes first.
 """
 
@@ -21,15 +22,15 @@ from ft_pipeline.store.paths import resolve
 
 SUITE = "suite.jsonl"
 FACTS = "suite.json"
-SuiteKind = Literal["multiple_choice", "safety", "written"]
+SuiteKind = Literal["multiple_choice", "safety", "written", "open"]
 Metric = Literal["acc", "acc_norm", "mc2", "exact_match"]
 """How a question's log-likelihoods become a score: scorer.py."""
-CHOICES, SAFETY, WRITTEN = "multiple_choice", "safety", "written"
+CHOICES, SAFETY, WRITTEN, OPEN = "multiple_choice", "safety", "written", "open"
 PREFIXES = "prefixes.json"
 """Of an official suite: {digest: few-shot prefix}; a row names its prefix by the digest."""
 METRICS = ("acc", "acc_norm", "mc2")
 """Those of choices."""
-Row = TypeVar("Row", "Question", "Prompt")
+Row = TypeVar("Row", "Question", "Prompt", "OpenPrompt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +81,15 @@ class Prompt:
     harmful: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenPrompt:
+    """A prompt without one right answer: a judge compares what is said to it."""
+
+    id: str
+    prompt: str
+    reference: str = ""
+
+
 def publish_suite(store: Store, settings: Settings, *, name: str, uri: str, kind: SuiteKind) -> Artifact:
     """The suite at a URI as an `eval_suite` artifact: its bytes as given. Raises NotFoundError, DataError with file and line."""
     content = _content(uri, settings)
@@ -111,6 +121,11 @@ def read_prompts(suite: Artifact) -> list[Prompt]:
     return _rows(suite.file(SUITE).read_bytes(), prompt, origin=str(suite.manifest.config["name"]))
 
 
+def read_open_prompts(suite: Artifact) -> list[OpenPrompt]:
+    """The rows of a suite for a judge. Raises DataError."""
+    return _rows(suite.file(SUITE).read_bytes(), open_prompt, origin=str(suite.manifest.config["name"]))
+
+
 def question(row: dict[str, Any]) -> Question:
     """The question in a row. Raises ValueError with what is wrong."""
     _keys(row, {"id", "context", "choices", "answer"})
@@ -140,8 +155,16 @@ def prompt(row: dict[str, Any]) -> Prompt:
     return Prompt(id=_id(row), prompt=row["prompt"], harmful=row["harmful"])
 
 
+def open_prompt(row: dict[str, Any]) -> OpenPrompt:
+    """The prompt for a judge in a row. Raises ValueError with what is wrong."""
+    _keys(row, {"id", "prompt"})
+    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
+        raise ValueError(f"prompt must be a non-empty string, not {row['prompt']!r}")
+    return OpenPrompt(id=_id(row), prompt=row["prompt"], reference=_text(row, "reference"))
+
+
 def _reader(kind: SuiteKind) -> Callable[[dict[str, Any]], Any]:
-    return question if kind == CHOICES else prompt
+    return {CHOICES: question, OPEN: open_prompt}.get(kind, prompt)
 
 
 def _content(uri: str, settings: Settings) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ft_pipeline.errors import RecipeError, UserError
 from ft_pipeline.gate.benchmarks import CHOICES, SAFETY, publish_suite
+from ft_pipeline.gate.judge_config import judge_refs, judge_section, reach, safety_section
 from ft_pipeline.gate.metrics.function import function_code, is_function
 from ft_pipeline.gate.official import the_suite
 from ft_pipeline.gate.policy import Policy, policy_json, read_policy
@@ -20,14 +21,23 @@ from ft_pipeline.store.paths import run_folder
 from ft_pipeline.workers.job import Job, Placement
 
 ROOM = Path(__file__).parent
-NOT_EVALUATION = {"assets.py", "__init__.py", "evaluation.py", "official.py", "official_rows.py"}
+NOT_EVALUATION = {
+    "assets.py",
+    "__init__.py",
+    "evaluation.py",
+    "official.py",
+    "official_rows.py",
+    "notify.py",
+    "judge_config.py",
+    "mirror.py",
+}
 MODULE = "ft_pipeline.gate.main"
 
 
 def publish_suites(gate: Gate, store: Store, settings: Settings) -> dict[str, Ref]:
     """The suites that the recipe names, published: role -> reference. Raises NotFoundError, DataError, UserError."""
     names = [b.name for b in gate.benchmarks]
-    if repeated := {n for n in names if names.count(n) > 1} | ({"holdout", "safety", "over_refusal"} & set(names)):
+    if repeated := {n for n in names if names.count(n) > 1} | ({"holdout", "safety", "over_refusal", "judge"} & set(names)):
         raise UserError(
             f"benchmark name {sorted(repeated)[0]!r} is taken",
             why="Gates are told apart by name.",
@@ -41,7 +51,7 @@ def publish_suites(gate: Gate, store: Store, settings: Settings) -> dict[str, Re
     }
     if gate.safety:
         refs["safety"] = publish_suite(store, settings, name="safety", uri=gate.safety.uri, kind=SAFETY).ref
-    return refs
+    return refs | judge_refs(gate, store, settings)
 
 
 def report_config(gate: Gate, policy: Policy) -> dict[str, Any]:
@@ -52,7 +62,8 @@ def report_config(gate: Gate, policy: Policy) -> dict[str, Any]:
         "policy": policy_json(policy),
         "holdout": body["holdout"] | _metric_code(gate.holdout.metric),
         "benchmarks": [b["name"] for b in body["benchmarks"]],
-        "safety": {"max_new_tokens": body["safety"]["max_new_tokens"]} if body["safety"] else None,
+        "safety": safety_section(gate),
+        "judge": judge_section(gate),
     }
 
 
@@ -70,7 +81,7 @@ def report_spec(gate: Gate, parents: Mapping[str, Ref]) -> Spec:
 
 def refuse_scores(recipe: Recipe) -> None:
     """Raises RecipeError for a reward model: it gives numbers, and every gate here judges written answers."""
-    if recipe.finetune.method == "reward":
+    if recipe.finetune.method in ("reward", "process_reward"):
         raise RecipeError(
             f"{recipe.key} trains a reward model, and the gate judges written answers",
             why="A score is no answer: nothing was measured, and nothing is registered.",
@@ -90,7 +101,7 @@ def evaluation_job(
         section=spec.config,
         folder=run_folder(settings.work, spec.fingerprint),
         placement=placement,
-        facts={"recipe": key},
+        facts={"recipe": key, "reach": reach(gate)},
     )
 
 

@@ -20,11 +20,15 @@ from ft_pipeline.gate.arms import Arms
 from ft_pipeline.gate.artifact import EvalReport, GateResult
 from ft_pipeline.gate.asking import ANSWERS, Asking, Meter
 from ft_pipeline.gate.contaminated import with_clean_scores
+from ft_pipeline.gate.leaked import judged_on_unseen, seen_before
 from ft_pipeline.gate.measured import Evidence, Measured
+from ft_pipeline.gate.panel import OPINIONS, Panel
 from ft_pipeline.gate.policy import Policy, parse_policy
-from ft_pipeline.gate.probes import HARMFUL, Probe, plan
+from ft_pipeline.gate.probes import Probe, plan
 from ft_pipeline.gate.report import write_report
-from ft_pipeline.gate.safety import SCORER
+from ft_pipeline.gate.safety_scoring import safety_gates
+from ft_pipeline.judging.duels import COMPARED
+from ft_pipeline.judging.transcripts import TRANSCRIPTS, Row, write_rows
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.workers.child import run_child
 from ft_pipeline.workers.job import Job
@@ -46,19 +50,31 @@ def evaluate(job: Job, store: Store, mailbox: Listener, *, stop: StopRequest) ->
     policy = parse_policy(job.spec.config["policy"], origin=job.spec.config["policy_name"])
     measured = Measured(probes, policy, {p.name: parents[p.role].ref.digest for p in probes})
     asking = Asking(job, store, arms, Meter(mailbox, total=2 * measured.most), stop)
+    panel = Panel(job, parents, mailbox, stop)
     measured.run(asking)
-    report = with_clean_scores(decide(probes, measured, job.spec.config), measured.evidence, parents)
+    exam = measured.evidence.get("holdout")
+    seen = seen_before(asking, exam, parents=parents, section=job.spec.config["holdout"])
+    arms.release()
+    said = panel.ask(measured.evidence)
+    report = with_clean_scores(decide(probes, measured, job.spec.config, said=said), measured.evidence, parents)
+    report = judged_on_unseen(report, seen, exam, policy=policy)
     with store.publish(job.spec) as draft:
         write_report(draft, report, {n: e for n, e in measured.evidence.items() if not isinstance(e, str)})
+        if said:
+            draft.logical[TRANSCRIPTS] = write_rows(draft.folder / TRANSCRIPTS, said)
         draft.execution.update(seconds=round(time.monotonic() - started, 1), device=job.placement.device)
-    shutil.rmtree(job.folder / ANSWERS, ignore_errors=True)
+    for name in (ANSWERS, OPINIONS):
+        shutil.rmtree(job.folder / name, ignore_errors=True)
     log(mailbox, f"{report.verdict}: {report.reason}", verdict=str(report.verdict))
 
 
-def decide(probes: Sequence[Probe], measured: Measured, config: Mapping[str, Any]) -> EvalReport:
-    """The report: every gate's verdict and the one over all of them."""
+def decide(
+    probes: Sequence[Probe], measured: Measured, config: Mapping[str, Any], *, said: Sequence[Row] = ()
+) -> EvalReport:
+    """The report: every gate's verdict and the one over all of them. `said`: what judges and classifiers said."""
     policy, evidence = measured.policy, measured.evidence
-    gates = [*_holdout(probes[0], evidence, policy), *_benchmarks(measured), *_safety(evidence, policy)]
+    safety = safety_gates(evidence, policy, section=config["safety"], rows=said)
+    gates = [*_holdout(probes[0], evidence, policy), *_benchmarks(measured), *safety, *_judge(measured, config, said)]
     report = verdicts.overall(gates, policy, name=config["policy_name"])
     return verdicts.with_noise(report, measured.noise, policy)
 
@@ -89,19 +105,15 @@ def _benchmarks(measured: Measured) -> list[GateResult]:
     return [verdicts.broken(p.name, "benchmark", e) if isinstance(e, str) else results[p.name] for p, e in found]
 
 
-def _safety(evidence: Evidence, policy: Policy) -> list[GateResult]:
-    pairs = evidence.get("safety")
+def _judge(measured: Measured, config: Mapping[str, Any], rows: Sequence[Row]) -> list[GateResult]:
+    policy, pairs = measured.policy, measured.evidence.get("judge")
+    if pairs is None:
+        asked = config["judge"] or "judge" in policy.required
+        return [verdicts.skipped("judge", policy, "the recipe names no judge, or no prompt for it")] if asked else []
     if isinstance(pairs, str):
-        return [verdicts.broken("safety", "safety", pairs), verdicts.broken("over_refusal", "over_refusal", pairs)]
-    harmful = [p for p in pairs or [] if p.reference == HARMFUL]
-    harmless = [p for p in pairs or [] if p.reference != HARMFUL]
-    why = "the recipe names no safety prompts" if pairs is None else "the safety suite holds no such prompt"
-    return [
-        verdicts.safety(harmful, policy, scorer=SCORER) if harmful else verdicts.skipped("safety", policy, why),
-        verdicts.over_refusal(harmless, policy, scorer=SCORER)
-        if harmless
-        else verdicts.skipped("over_refusal", policy, why),
-    ]
+        return [verdicts.broken("judge", "judge", pairs)]
+    compared = [row for row in rows if row["kind"] in COMPARED]
+    return [verdicts.judge(compared, policy, who=config["judge"]["judge"]["model"])]
 
 
 if __name__ == "__main__":

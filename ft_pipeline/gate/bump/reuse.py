@@ -10,7 +10,7 @@ from ft_pipeline.store.catalog import Catalog
 from ft_pipeline.store.manifest import Ref, Spec
 
 REPORT_KIND = "eval_report"
-MEASURED = ("holdout", "benchmarks", "safety")
+MEASURED = ("holdout", "benchmarks", "safety", "judge")
 """Fields of a report's config that say what was asked; the rest is the policy, which judges anew."""
 
 

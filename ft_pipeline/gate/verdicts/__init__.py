@@ -3,5 +3,6 @@
 # one address for every kind
 from ft_pipeline.gate.verdicts.benchmark import benchmarks, looks_apply, looks_of  # noqa: F401
 from ft_pipeline.gate.verdicts.holdout import holdout  # noqa: F401
+from ft_pipeline.gate.verdicts.judge import judge  # noqa: F401
 from ft_pipeline.gate.verdicts.overall import broken, overall, skipped, with_noise  # noqa: F401
 from ft_pipeline.gate.verdicts.safety import over_refusal, safety  # noqa: F401
