@@ -13,6 +13,7 @@ from ft_pipeline import resources
 from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, table
 from ft_pipeline.errors import NotFoundError, did_you_mean
+from ft_pipeline.register.artifact import seal
 from ft_pipeline.store.catalog import Transition
 
 
@@ -52,6 +53,7 @@ def promote(name: str, *, to_stage: str | None, approved_by: str | None, reason:
         approved_by=approved_by,
         reason=reason,
     )
+    seal(house.catalog, house.settings)
     table(moves([moved], whole=as_json), as_json=as_json)
 
 
@@ -66,6 +68,7 @@ def rollback(name: str, reason: str, *, as_json: bool) -> None:
     house = resources.open_house()
     house.catalog.model(name)  # an unknown name gets the nearest one, not "nothing was there before"
     moved = promotion.rollback(house.catalog, name, actor=house.settings.actor, reason=reason)
+    seal(house.catalog, house.settings)
     table(moves([moved], whole=as_json), as_json=as_json)
 
 

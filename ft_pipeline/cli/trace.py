@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import click
 from rich.tree import Tree
@@ -13,6 +13,7 @@ from ft_pipeline import lineage, resources
 from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, progress_bars, table
 from ft_pipeline.errors import NotFoundError
+from ft_pipeline.register.artifact import verify_seals
 from ft_pipeline.resources import House
 from ft_pipeline.store.manifest import Ref
 from ft_pipeline.workers.messages import ignore
@@ -39,26 +40,48 @@ def trace(name: str, *, as_json: bool) -> None:
 @json_option
 def verify(name: str, *, as_json: bool) -> None:
     """Re-hash everything from MODEL to the raw bytes and check its signature. Exit 4 and the name of the first broken file otherwise."""
-    from ft_pipeline.register import attest
-
     with nullcontext(ignore) if as_json else progress_bars() as listener:
-        house = resources.open_house(listener=listener)
-        ref = ref_of(house, name)
-        checked = lineage.verify(house.store, ref, listener=listener)
-        moves = house.catalog.verify_history()
-        signed = (
-            attest.verify_registered(house.store, ref, settings=house.settings)
-            if ref.kind == "registered_model"
-            else None
-        )
-    rows = [{"artifact": c.ref.kind, "digest": c.ref.digest[:12], "files": c.files, "bytes": c.size} for c in checked]
+        found = audit(resources.open_house(listener=listener), name)
+    rows = [
+        {"artifact": c.ref.kind, "digest": c.ref.digest[:12], "files": c.files, "bytes": c.size} for c in found.checked
+    ]
     table(rows, as_json=as_json, title=f"{name}: every byte is what its manifest says")
     if not as_json:
-        whole = f"{sum(c.files for c in checked)} files in {len(checked)} artifacts verified"
-        history = f"; {moves} stage transitions, their chain of hashes whole"
-        console.print(
-            f"[green]{whole}[/green]" + (f"; signature by {signed[:12]}" if signed else "") + history, soft_wrap=True
-        )
+        whole = f"{sum(c.files for c in found.checked)} files in {len(found.checked)} artifacts verified"
+        signed = f"; signature by {found.signed_by[:12]}" if found.signed_by else ""
+        history = f"; {found.moves} stage transitions, their chain of hashes whole"
+        catalog = f"; {found.lines} lines of the catalog's journal under {found.seals} seals"
+        console.print(f"[green]{whole}[/green]{signed}{history}{catalog}", soft_wrap=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What was found whole."""
+
+    checked: list[lineage.Checked]
+    moves: int
+    lines: int
+    seals: int
+    signed_by: str
+    """Id of the key of a registered model, empty for any other artifact."""
+
+
+def audit(house: House, name: str) -> Audit:
+    """Everything that a model or artifact stands on: the catalog's rows, journal, seals and history, every byte, the signature.
+
+    Raises IntegrityError naming the first thing that is not as it was written.
+    """
+    from ft_pipeline.register import attest
+
+    lines = house.catalog.verify_rows()
+    seals = verify_seals(house.catalog, house.settings)
+    moves = house.catalog.verify_history()
+    ref = ref_of(house, name)
+    checked = lineage.verify(house.store, ref, listener=house.listener)
+    house.catalog.verify_index(house.store.recorded(c.ref) for c in checked)
+    signed = ref.kind == "registered_model"
+    signed_by = attest.verify_registered(house.store, ref, settings=house.settings) if signed else ""
+    return Audit(checked=checked, moves=moves, lines=lines, seals=seals, signed_by=signed_by)
 
 
 def is_row_id(name: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.catalog import Catalog
 from ft_pipeline.store.manifest import Ref
 
 KIND = "registered_model"
@@ -43,3 +44,17 @@ def open_registered(store: Store, ref: Ref, settings: Settings) -> Registered:
         report=manifest.parents["report"],
         signed_by=signed_by,
     )
+
+
+def seal(catalog: Catalog, settings: Settings) -> None:
+    """Signs everything that the catalog's journal says so far (register/seal.py)."""
+    from ft_pipeline.register.seal import sign_journal
+
+    sign_journal(catalog, settings)
+
+
+def verify_seals(catalog: Catalog, settings: Settings) -> int:
+    """The number of signatures over the catalog's journal, after they held. Raises IntegrityError."""
+    from ft_pipeline.register.seal import verify_journal
+
+    return verify_journal(catalog, settings)

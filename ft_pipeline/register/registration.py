@@ -12,7 +12,7 @@ from ft_pipeline.errors import FtError, GateRefused, NotFoundError
 from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.register import promotion
-from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT
+from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT, seal
 from ft_pipeline.register.attest import ROOTS, claimed, sign, signing_key, statement
 from ft_pipeline.register.chain import Link, by_role, distinct, lineage, walk
 from ft_pipeline.register.evidence import Evidence, read_evidence, require_about, require_pass
@@ -76,6 +76,7 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
     catalog.index(artifact.manifest)
     catalog.attest(model.id, artifact.ref.digest)
     promotion.admit(catalog, model, evidence, actor=settings.actor, report_id=report_id)
+    seal(catalog, settings)
     return Outcome(
         model=catalog.model_by_id(model.id),
         artifact=artifact,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ft_pipeline.errors import FtError, GateRefused, IntegrityError
 from ft_pipeline.gate.artifact import RECERTIFIED_KIND
-from ft_pipeline.register.artifact import Registered, open_registered
+from ft_pipeline.register.artifact import Registered, open_registered, seal, verify_seals
 from ft_pipeline.serve.artifact import DEPLOYMENT, KIND, POOL_PREFIX, pool_of
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -20,9 +20,11 @@ from ft_pipeline.store.manifest import Spec
 def deploy(version: ModelVersion, *, catalog: Catalog, store: Store, settings: Settings) -> Registered:
     """Puts a production version into the pool of its base. Raises IntegrityError, GateRefused; then nothing is deployed."""
     registered = verified(version, catalog=catalog, store=store, settings=settings)
+    verify_seals(catalog, settings)
     pool = pool_of(version.base_digest)
     catalog.set_pool(pool, version.base_digest)
     catalog.deploy(pool, version.id)
+    seal(catalog, settings)
     return registered
 
 

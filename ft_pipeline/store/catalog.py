@@ -12,12 +12,13 @@ from ft_pipeline.store.catalog_database import open_database
 from ft_pipeline.store.catalog_index import ArtifactIndex
 from ft_pipeline.store.catalog_rows import ModelVersion, NewModel, Stage, Transition
 from ft_pipeline.store.catalog_stages import Stages
+from ft_pipeline.store.catalog_takedowns import Takedown, Takedowns
 
-__all__ = ["Catalog", "ModelVersion", "NewModel", "Stage", "Transition", "open_catalog"]
+__all__ = ["Catalog", "ModelVersion", "NewModel", "Stage", "Takedown", "Transition", "open_catalog"]
 
 
 @dataclass(frozen=True)
-class Catalog(ArtifactIndex, Stages):
+class Catalog(ArtifactIndex, Stages, Takedowns):
     """Everything that is known of artifacts and model versions."""
 
 

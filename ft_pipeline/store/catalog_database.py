@@ -32,6 +32,14 @@ class Database:
             yield connection
 
     @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """As `read()`; several queries see the same state on PostgreSQL too."""
+        with clear_database_errors(self.engine), self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
+    @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A connection that is the only writer; committed when the block ends, rolled back on an error."""
         with clear_database_errors(self.engine), self.engine.connect() as connection:

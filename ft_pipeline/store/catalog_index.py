@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 
-from ft_pipeline.errors import NotFoundError, UserError
+from ft_pipeline.errors import IntegrityError, NotFoundError, UserError
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.catalog_database import Database, now
+from ft_pipeline.store.catalog_journal import written
 from ft_pipeline.store.catalog_tables import artifacts, edges, heads, pins
 from ft_pipeline.store.manifest import Manifest, Ref
 
@@ -46,6 +48,11 @@ class ArtifactIndex(Database):
         """Records an artifact and its parents; again changes nothing."""
         with self.write() as db:
             _index(db, manifest)
+
+    def verify_index(self, manifests: Iterable[Manifest]) -> int:
+        """Compares what the index says of artifacts with their manifests. Returns how many of them are indexed. Raises IntegrityError."""
+        with self.snapshot() as db:
+            return sum(_require_indexed(db, manifest) for manifest in manifests)
 
     def rebuild(self, store: Store) -> int:
         """Makes the index anew from the store's manifests. Returns their number."""
@@ -105,19 +112,44 @@ def _index(db: sa.Connection, manifest: Manifest) -> None:
         return
     place = (artifacts.c.kind == ref.kind, artifacts.c.fingerprint == ref.fingerprint)
     db.execute(sa.delete(artifacts).where(*place))
-    db.execute(
-        sa.insert(artifacts).values(
-            digest=ref.digest,
-            kind=ref.kind,
-            fingerprint=ref.fingerprint,
-            size_bytes=manifest.size_bytes,
-            counts=json.dumps(dict(manifest.counts)),
-            created_at=manifest.created_at,
-        )
-    )
+    db.execute(sa.insert(artifacts).values(_row_of(manifest)))
     rows = [{"child": ref.digest, "role": role, "parent": p.digest} for role, p in manifest.parents.items()]
     if rows:
         db.execute(sa.insert(edges), rows)
+
+
+def _row_of(manifest: Manifest) -> dict[str, Any]:
+    ref = manifest.ref
+    return {
+        "digest": ref.digest, "kind": ref.kind, "fingerprint": ref.fingerprint, "size_bytes": manifest.size_bytes,
+        "counts": json.dumps(dict(manifest.counts)), "created_at": manifest.created_at,
+    }  # fmt: skip
+
+
+def _require_indexed(db: sa.Connection, manifest: Manifest) -> bool:
+    """True when the artifact is in the index. Raises IntegrityError when the index says anything else of it than its manifest."""
+    ref, row = manifest.ref, _row_of(manifest)
+    place = (artifacts.c.kind == ref.kind) & (artifacts.c.fingerprint == ref.fingerprint)
+    found = db.execute(sa.select(artifacts).where((artifacts.c.digest == ref.digest) | place)).mappings().all()
+    for known in found:
+        if odd := [name for name in row if known[name] != row[name]]:
+            raise _misled("artifacts", manifest, f"{odd[0]} is {known[odd[0]]!r}, the manifest says {row[odd[0]]!r}")
+    parents = {role: parent.digest for role, parent in manifest.parents.items()}
+    query = sa.select(edges.c.role, edges.c.parent).where(edges.c.child == ref.digest)
+    if found and (said := {edge.role: edge.parent for edge in db.execute(query)}) != parents:
+        odd_role = sorted({*said.items()} ^ {*parents.items()})[0][0]
+        raise _misled(
+            "edges", manifest, f"as {odd_role} stands {said.get(odd_role)!r}, in the manifest {parents.get(odd_role)!r}"
+        )
+    return bool(found)
+
+
+def _misled(table: str, manifest: Manifest, said: str) -> IntegrityError:
+    return IntegrityError(
+        f"catalog table {table} is wrong about {manifest.kind} {manifest.digest[:12]}: {said}",
+        why="Children are found and digests are looked up there.",
+        cure="`ft-pipeline catalog rebuild` makes the index anew from the manifests",
+    )
 
 
 def _replace(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
@@ -125,6 +157,7 @@ def _replace(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
     same = [column == row[column.name] for column in table.primary_key]
     if db.execute(sa.update(table).where(*same).values(row)).rowcount == 0:
         db.execute(sa.insert(table).values(row))
+    written(db, table, *(row[column.name] for column in table.primary_key))
 
 
 def _ref(row: Any) -> Ref:

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ft_pipeline.errors import DriftError, NotFoundError, did_you_mean
-from ft_pipeline.store.catalog_database import Database, now
+from ft_pipeline.store.catalog_database import now
+from ft_pipeline.store.catalog_journal import Journal, written
 from ft_pipeline.store.catalog_rows import ModelName, ModelVersion, NewModel, Report, parse_model_name, require_sha256
 from ft_pipeline.store.catalog_tables import (
     attestations,
@@ -21,7 +22,7 @@ from ft_pipeline.store.catalog_tables import (
 )
 
 
-class ModelVersions(Database):
+class ModelVersions(Journal):
     """The versions of every model line."""
 
     def register(self, new: NewModel) -> ModelVersion:
@@ -32,8 +33,8 @@ class ModelVersions(Database):
         with self.write() as db:
             known = db.execute(sa.select(model_versions.c.id).where(*same)).scalar()
             if known is None:
-                _ensure(db, base_models, digest=new.base_digest, name="", created_at=row["created_at"])
-                _ensure(db, dataset_versions, digest=new.dataset_digest, created_at=row["created_at"])
+                ensure(db, base_models, digest=new.base_digest, name="", created_at=row["created_at"])
+                ensure(db, dataset_versions, digest=new.dataset_digest, created_at=row["created_at"])
                 row["version"] = _next_version(db, new)
                 known = _insert(db, model_versions, row)
             return version_of(db, known)
@@ -46,6 +47,7 @@ class ModelVersions(Database):
             model = version_of(db, model_id)
             if model.registered_digest is None:
                 db.execute(sa.insert(attestations).values(row))
+                written(db, attestations, model_id)
             elif model.registered_digest != registered_digest:
                 raise DriftError(
                     f"{model.label} is attested as {model.registered_digest[:12]}, not {registered_digest[:12]}",
@@ -94,7 +96,7 @@ class ModelVersions(Database):
             newest = newest_report(db, row)
             if newest and newest.report_digest == report_digest and newest.passed == int(passed):
                 return newest.id
-            _ensure(db, base_models, digest=base_digest, name="", created_at=now())
+            ensure(db, base_models, digest=base_digest, name="", created_at=now())
             values = row | {"passed": int(passed), "report_digest": report_digest, "created_at": now()}
             return _insert(db, eval_reports, values)
 
@@ -165,12 +167,16 @@ def _next_version(db: sa.Connection, new: NewModel) -> int:
 
 
 def _insert(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:
-    return db.execute(sa.insert(table).values(row).returning(table.c.id)).scalar_one()
+    made = db.execute(sa.insert(table).values(row).returning(table.c.id)).scalar_one()
+    written(db, table, made)
+    return made
 
 
-def _ensure(db: sa.Connection, table: sa.Table, **row: str) -> None:
+def ensure(db: sa.Connection, table: sa.Table, **row: str) -> None:
+    """Records a digest once."""
     if not db.execute(sa.select(table.c.digest).where(table.c.digest == row["digest"])).first():
         db.execute(sa.insert(table).values(row))
+        written(db, table, row["digest"])
 
 
 def _names(modules: Any) -> list[str]:

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from ft_pipeline.errors import GateRefused, IntegrityError, NotFoundError, UserError, did_you_mean
 from ft_pipeline.store.catalog_database import now
-from ft_pipeline.store.catalog_models import ModelVersions, newest_report, stage_column, version_of
+from ft_pipeline.store.catalog_journal import require_rows, written
+from ft_pipeline.store.catalog_models import ModelVersions, ensure, newest_report, stage_column, version_of
 from ft_pipeline.store.catalog_rows import NEXT, STAGES, ModelVersion, Transition, parse_model_name, require_sha256
 from ft_pipeline.store.catalog_tables import base_models, deployments, eval_reports, model_versions, pools, transitions
 from ft_pipeline.store.migrations.rules_0001 import GENESIS
@@ -81,15 +82,17 @@ class Stages(ModelVersions):
         """Makes a pool of servers for a base, or moves it to another base that every deployed version passed on."""
         require_sha256("base_digest", base_digest)
         with self.write() as db:
-            if not db.execute(sa.select(base_models).where(base_models.c.digest == base_digest)).first():
-                db.execute(sa.insert(base_models).values(digest=base_digest, name="", created_at=now()))
+            require_rows(db)  # else a pool that somebody moved by hand would be moved back in silence
+            ensure(db, base_models, digest=base_digest, name="", created_at=now())
             known = db.execute(sa.select(pools.c.base_digest).where(pools.c.id == pool)).scalar()
             if known is None:
                 db.execute(sa.insert(pools).values(id=pool, base_digest=base_digest))
+                written(db, pools, pool)
             elif known != base_digest:
                 for model in _deployed(db, pool):
                     _require_pass(db, model, base_digest)
                 db.execute(sa.update(pools).where(pools.c.id == pool).values(base_digest=base_digest))
+                written(db, pools, pool)
 
     def pools(self) -> dict[str, str]:
         """Pool -> digest of its base."""
@@ -97,8 +100,12 @@ class Stages(ModelVersions):
             return {row.id: row.base_digest for row in db.execute(sa.select(pools).order_by(pools.c.id))}
 
     def deploy(self, pool: str, model_id: int) -> None:
-        """Says that a pool serves a version; again changes nothing. Raises NotFoundError, GateRefused."""
+        """Says that a pool serves a version; again changes nothing.
+
+        Raises NotFoundError, GateRefused, and IntegrityError when a row of the catalog was changed past our code.
+        """
         with self.write() as db:
+            require_rows(db)
             _deploy(db, pool, version_of(db, model_id))
 
     def undeploy(self, pool: str, model_id: int) -> None:
@@ -207,6 +214,7 @@ def _append(db: sa.Connection, model: ModelVersion, values: dict[str, Any]) -> T
     row = replace(row, sha256=row.seal())
     columns = {c.name: getattr(row, c.name) for c in transitions.c if c.name != "model_id"}
     db.execute(sa.insert(transitions).values(**columns, model_id=model.id))
+    written(db, transitions, row.seq)
     return row
 
 
@@ -236,6 +244,7 @@ def _deploy(db: sa.Connection, pool: str, model: ModelVersion) -> None:
         )
     _require_pass(db, model, base)
     db.execute(sa.insert(deployments).values(pool_id=pool, model_id=model.id, created_at=now()))
+    written(db, deployments, pool, model.id)
 
 
 def _require_pass(db: sa.Connection, model: ModelVersion, base: str) -> None:
@@ -254,7 +263,9 @@ def _require_pass(db: sa.Connection, model: ModelVersion, base: str) -> None:
 
 
 def _undeploy(db: sa.Connection, pool: str, model_id: int) -> None:
-    db.execute(sa.delete(deployments).where(deployments.c.pool_id == pool, deployments.c.model_id == model_id))
+    where = [deployments.c.pool_id == pool, deployments.c.model_id == model_id]
+    if db.execute(sa.delete(deployments).where(*where)).rowcount:
+        written(db, deployments, pool, model_id)
 
 
 def _deployed(db: sa.Connection, pool: str) -> list[ModelVersion]:

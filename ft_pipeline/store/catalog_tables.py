@@ -125,3 +125,40 @@ pins = Table(
     _text("created_at"),
     PrimaryKeyConstraint("recipe_key", "uri"),
 )  # fmt: skip
+journal = Table(
+    "journal", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    _text("table_name"),
+    _text("row_key"),
+    _text("content", nullable=True),
+    _text("created_at"),
+    _text("previous_sha256"),
+    _text("sha256"),
+)  # fmt: skip
+"""What was written into the other tables, line by line; content is the row as JSON, NULL when it was taken away."""
+seals = Table(
+    "seals", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("journal_seq", Integer, ForeignKey("journal.seq"), nullable=False),
+    _text("journal_sha256"),
+    _text("envelope"),
+    _text("created_at"),
+)  # fmt: skip
+takedowns = Table(
+    "takedowns", metadata,
+    Column("id", Integer, primary_key=True),
+    _text("row_key", index=True),
+    _text("event"),
+    _text("actor"),
+    _text("reason"),
+    _text("envelope"),
+    _text("created_at"),
+)  # fmt: skip
+"""row_key: `r` and 16 hex digits, from the bytes of the row. event: requested or completed."""
+takedown_models = Table(
+    "takedown_models", metadata,
+    Column("takedown_id", Integer, ForeignKey("takedowns.id"), nullable=False),
+    Column("model_id", Integer, ForeignKey("model_versions.id"), nullable=False),
+    PrimaryKeyConstraint("takedown_id", "model_id"),
+)  # fmt: skip
+"""The versions that a takedown found to be made from the row."""

@@ -120,18 +120,22 @@ RULES = (
 def statements(dialect: str) -> Iterator[str]:
     """The CREATE statements of every rule for `sqlite` or `postgresql`."""
     for table in APPEND_ONLY:
-        for event in ("UPDATE", "DELETE"):
-            yield from _create(
-                dialect,
-                Rule(name="append_only", table=table, event=event, when="1 = 1", message=f"{table} is append-only"),
-            )
-        if dialect == "postgresql":
-            yield _no_truncate(table)
+        yield from append_only(dialect, table)
     for rule in RULES:
-        yield from _create(dialect, rule)
+        yield from trigger(dialect, rule)
 
 
-def _create(dialect: str, rule: Rule) -> Iterator[str]:
+def append_only(dialect: str, table: str) -> Iterator[str]:
+    """The CREATE statements by which a table only grows."""
+    for event in ("UPDATE", "DELETE"):
+        rule = Rule(name="append_only", table=table, event=event, when="1 = 1", message=f"{table} is append-only")
+        yield from trigger(dialect, rule)
+    if dialect == "postgresql":
+        yield _no_truncate(table)
+
+
+def trigger(dialect: str, rule: Rule) -> Iterator[str]:
+    """The CREATE statements of one rule."""
     name = f"{rule.table}_{rule.event.lower()}_{rule.name}"
     if dialect == "sqlite":
         yield (
