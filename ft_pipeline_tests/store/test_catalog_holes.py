@@ -173,7 +173,7 @@ def test_two_connections_at_once(catalog: Catalog, race: str, order: str) -> Non
 def test_nobody_decides_on_an_old_snapshot(postgres_url: str, level: str) -> None:
     """Past the lock a snapshot from before it would still show the pool as it was."""
     catalog = Catalog(open_database(postgres_url).engine)
-    with catalog.engine.connect().execution_options(isolation_level=level) as db:
-        with pytest.raises(sa.exc.DBAPIError, match="isolation level read committed"):
-            db.exec_driver_sql("DELETE FROM deployments")
+    db = catalog.engine.connect().execution_options(isolation_level=level)
+    with db, pytest.raises(sa.exc.DBAPIError, match="isolation level read committed"):
+        db.exec_driver_sql("DELETE FROM deployments")
     catalog.close()
