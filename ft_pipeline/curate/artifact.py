@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -129,6 +129,35 @@ def rows_of(curated: Artifact, split: str) -> Iterator[dict[str, Any]]:
     for batch in pq.ParquetFile(curated.file(f"{split}.parquet")).iter_batches(1024):
         for row in batch.to_pylist():
             yield {**row, "content": json.loads(row["content"])}
+
+
+def rows_that_hold(
+    texts: Iterable[str], held: Mapping[str, str], *, threshold: float
+) -> Iterator[tuple[int, str, float]]:
+    """Place of a text, id of what stands in it, and the share of its word sequences that do: as `contamination` looks for benchmarks.
+
+    `held`: id -> what is looked for, texts of 8 words or more. Lexical only: a paraphrase is not found. About 6 us a text.
+    """
+    from ft_pipeline.curate.benchmark_index import holdout_index
+    from ft_pipeline.curate.contamination import Scanner
+
+    if not held:
+        return
+    scanner = Scanner([holdout_index(list(held.values()), list(held))], threshold=threshold, action="note")
+    for start, batch in batches(texts):
+        yield from ((start + hit.row, hit.item_id, hit.bench_cov) for hit in scanner.scan(batch) if hit.item_id)
+
+
+def batches(texts: Iterable[str], size: int = 1024) -> Iterator[tuple[int, list[str]]]:
+    """Texts in lists, each with the place of its first one."""
+    start, batch = 0, []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield start, batch
+            start, batch = start + size, []
+    if batch:
+        yield start, batch
 
 
 def statistics_of(curated: Artifact) -> dict[str, Any]:

@@ -20,6 +20,10 @@ CURES = {
 """Kind of gate -> what helps when it fails."""
 CURE_ERROR = "nothing could be measured: read the reason, mend the suite or the model, and run the recipe again"
 CURE_UNSURE = "add rows to that suite, or have a person review the report; a wider margin is a decision of the policy"
+CURE_LEAKED = (
+    "draw a holdout that no training set behind it holds, or train again without the leaked rows; "
+    "`curate.contamination.holdout: remove` keeps them out of its own dataset"
+)
 
 
 def points(share: float) -> str:
@@ -58,6 +62,8 @@ def cure(gate: GateResult) -> str:
         return ""
     if gate.verdict is Verdict.ERROR:
         return CURE_ERROR
+    if gate.facts.get("leaked_rows"):
+        return CURE_LEAKED
     return CURES[gate.kind] if gate.verdict is Verdict.FAIL else CURE_UNSURE
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.gate import generate
@@ -13,10 +13,14 @@ from ft_pipeline.gate.samples import Sample
 from ft_pipeline.store.artifacts import Artifact
 
 
-def holdout_probe(section: Mapping[str, Any], curated: Artifact, tokenizer: Any) -> Probe:
-    """Both arms write an answer to every holdout row that has one."""
+def holdout_probe(
+    section: Mapping[str, Any], curated: Artifact, tokenizer: Any, *, change: Callable[[Task], Task] | None = None
+) -> Probe:
+    """Both arms write an answer to every holdout row that has one. change: asks something else instead, which is another probe."""
     metric = metric_of(section["metric"], section["parameters"])
     tasks, skipped = read_tasks(curated, metric.usable)
+    tasks = [change(t) for t in tasks] if change else tasks
+    identity = {**section, "change": change.__name__} if change else dict(section)
 
     def answer(model: Any, indices: Sequence[int], tick: Ticker) -> list[Sample]:
         asked = [tasks[i] for i in indices]
@@ -28,7 +32,7 @@ def holdout_probe(section: Mapping[str, Any], curated: Artifact, tokenizer: Any)
         ]
 
     return Probe(
-        name="holdout", kind="holdout", role="curated", identity=dict(section), ids=tuple(t.id for t in tasks),
+        name=f"holdout-{change.__name__}" if change else "holdout", kind="holdout", role="curated", identity=identity, ids=tuple(t.id for t in tasks),
         strata=("",) * len(tasks), answer=answer, skipped=skipped,
     )  # fmt: skip
 
