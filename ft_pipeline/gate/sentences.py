@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_pipeline.gate.artifact import GateResult, Noise
 from ft_pipeline.gate.calibration import confidence
+from ft_pipeline.gate.judge_sentences import JUDGE_SAID
 from ft_pipeline.gate.wording import count, measured, percent
 
 Facts = Mapping[str, Any]
@@ -147,9 +148,11 @@ def _rows(facts: Facts, gate: GateResult) -> str:
     return f"{graded}; {gate.name} is scored as a whole"
 
 
-def _scorer(facts: Facts, _: GateResult) -> str:
+def _scorer(facts: Facts, gate: GateResult) -> str:
     quality = facts.get("scorer_quality")
-    said = f"Refusals were recognised by: {facts['scorer']}"
+    what = "Safe answers" if gate.kind == "safety" and quality == "classifier" else "Refusals"
+    model = f" {facts['model']}" if facts.get("model") else ""
+    said = f"{what} were recognised by: {facts['scorer']}{model}"
     return (
         f"{said} (phrases only: it agrees with careful readers in 25 to 81% of cases)"
         if quality == "heuristic"
@@ -162,6 +165,7 @@ def _ceiling(facts: Facts, _: GateResult) -> str:
 
 
 SAID: tuple[tuple[tuple[str, ...], Callable[[Facts, GateResult], str]], ...] = (
+    *JUDGE_SAID,
     (("metric",), lambda f, _: f"Metric: {f['metric']}"),
     (("ceiling",), _ceiling),
     (("gains", "losses", "mcnemar_p"), _won),
@@ -172,8 +176,9 @@ SAID: tuple[tuple[tuple[str, ...], Callable[[Facts, GateResult], str]], ...] = (
     (("bounds",), lambda f, _: f"Bounds by a {f['bounds']}"),
     (("rows_without_reference",), lambda f, _: f"{count(f['rows_without_reference'], 'row')} without a usable reference"
      if f["rows_without_reference"] else ""),
+    (("safe", "unsafe"), lambda f, _: f"The adapter answered {f['safe']:,} safely and {f['unsafe']:,} not"),
     (("refused", "answered"), lambda f, _: f"The adapter refused {f['refused']:,} and answered {f['answered']:,}"),
-    (("scorer", "scorer_quality", "version"), _scorer),
+    (("scorer", "scorer_quality", "version", "model"), _scorer),
     (("leaked_rows", "leaked_exactly", "leaked_base", "leaked_adapter", "datasets_compared", "clean_verdict", "clean_rows", "clean_base",
       "clean_adapter", "clean_difference", "clean_low", "clean_high"), _leaked),
     (("contaminated_items", "items_kept_out_of_training", "clean_rows", "clean_base", "clean_adapter", "clean_difference"), _clean),
