@@ -218,13 +218,14 @@ def _where(cluster: str | None) -> Settings:
 def _profile(cluster: str | None) -> Profile:
     """Without what only pods need: to look at a cluster no store is needed."""
     from ft_pipeline.errors import did_you_mean
-    from ft_pipeline.workers.kubernetes.profile import PROFILES
+    from ft_pipeline.workers.kubernetes.profile import PROFILES, queue_of
 
     where = _where(cluster)
     if where.cluster not in PROFILES:
         raise UserError(f"no profile {where.cluster!r}: {did_you_mean(where.cluster, PROFILES)}")
     found = PROFILES[where.cluster]
-    return replace(found, namespace=where.namespace or found.namespace)
+    queue = queue_of(where.queue) if where.queue else found.queue
+    return replace(found, namespace=where.namespace or found.namespace, queue=queue)
 
 
 def _looking(profile: Profile) -> Looking:

@@ -107,8 +107,8 @@ def _action(rules: list[Mapping[str, Any]], code: int) -> str | None:
     """Of the first rule that a code meets."""
     for rule in rules:
         codes = part(rule, "onExitCodes")
-        values = codes.get("values") if isinstance(codes.get("values"), list) else []
-        if codes and (code in values) == (codes.get("operator") == "In"):
+        values = codes.get("values")
+        if isinstance(values, list) and (code in values) == (codes.get("operator") == "In"):
             return str(rule.get("action"))
     return None
 

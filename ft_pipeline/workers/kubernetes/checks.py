@@ -29,6 +29,7 @@ KNOWN: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
             "admissionChecksStrategy", "stopPolicy", "fairSharing", "admissionScope",
         }),
         ("kueue.x-k8s.io", "LocalQueue"): frozenset({"clusterQueue", "stopPolicy", "fairSharing"}),
+        ("kueue.x-k8s.io", "WorkloadPriorityClass"): frozenset(),
         ("karpenter.sh", "NodePool"): frozenset({"template", "disruption", "limits", "weight", "replicas"}),
         ("karpenter.k8s.aws", "EC2NodeClass"): frozenset({
             "amiSelectorTerms", "amiFamily", "role", "instanceProfile", "subnetSelectorTerms", "securityGroupSelectorTerms",

@@ -33,5 +33,5 @@ def _seen(there: Any, said: Any) -> Any:
 
 
 def _lines(there: Any, said: Any) -> list[str]:
-    texts = [yaml.safe_dump(document, sort_keys=True, width=120).splitlines() for document in (there, said)]
-    return list(difflib.unified_diff(*texts, "cluster", "manifest", lineterm="", n=2))
+    before, after = (yaml.safe_dump(document, sort_keys=True, width=120).splitlines() for document in (there, said))
+    return list(difflib.unified_diff(before, after, "cluster", "manifest", lineterm="", n=2))

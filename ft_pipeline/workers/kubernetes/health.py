@@ -14,6 +14,7 @@ from ft_pipeline.workers.kubernetes.profile import Profile
 Finding = tuple[str, str, str]
 """State (`ok`, `missing`, `optional`), what was seen, the cure."""
 APPLY = "kubectl apply -k k8s/workers/overlays/..."
+QUEUES = "kubectl apply -k k8s/workers/kueue/..."
 NEEDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("batch", "jobs", ("create", "get", "list", "watch", "patch", "delete")),
     ("", "services", ("create", "get", "delete")),
@@ -85,11 +86,17 @@ def _permissions(cluster: Looking, _profile: Profile) -> Iterator[Finding]:
 
 
 def _account(cluster: Looking, profile: Profile) -> Iterator[Finding]:
-    there = cluster.found(f"/api/v1/namespaces/{profile.namespace}/serviceaccounts/{profile.service_account}")
-    yield ("ok" if there else "missing"), f"ServiceAccount {profile.service_account}" + ("" if there else " is not there"), "" if there else APPLY  # fmt: skip
+    path = f"/api/v1/namespaces/{profile.namespace}/serviceaccounts/{profile.service_account}"
+    yield _there(cluster, path, f"ServiceAccount {profile.service_account}", cure=APPLY)
     if profile.priority_class:
-        found = cluster.found(f"/apis/scheduling.k8s.io/v1/priorityclasses/{profile.priority_class}")
-        yield ("ok" if found else "missing"), f"PriorityClass {profile.priority_class}" + ("" if found else " is not there: pods are refused"), "" if found else APPLY  # fmt: skip
+        path = f"/apis/scheduling.k8s.io/v1/priorityclasses/{profile.priority_class}"
+        yield _there(cluster, path, f"PriorityClass {profile.priority_class}", cure=APPLY)
+
+
+def _there(cluster: Looking, path: str, name: str, *, cure: str) -> Finding:
+    if cluster.found(path) is None:
+        return "missing", f"{name} is not there: no pod starts", cure
+    return "ok", name, ""
 
 
 def _gpus(cluster: Looking, profile: Profile) -> Iterator[Finding]:
@@ -122,14 +129,13 @@ def _kueue(cluster: Looking, profile: Profile) -> Iterator[Finding]:
         yield (
             state,
             "Kueue is not installed; jobs start when pods find nodes",
-            "install Kueue, then kubectl apply -k k8s/workers/kueue",
+            f"install Kueue, then {QUEUES}",
         )
         return
     yield "ok", "Kueue is installed", ""
     if profile.queue is not None:
         path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{profile.namespace}/localqueues/{profile.queue.name}"
-        found = cluster.found(path)
-        yield ("ok" if found else "missing"), f"LocalQueue {profile.queue.name}" + ("" if found else " is not there: jobs stay suspended"), "" if found else "kubectl apply -k k8s/workers/kueue"  # fmt: skip
+        yield _there(cluster, path, f"LocalQueue {profile.queue.name}", cure=QUEUES)
 
 
 CHECKS: dict[str, Callable[[Looking, Profile], Iterator[Finding]]] = {

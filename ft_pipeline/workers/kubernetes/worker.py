@@ -13,6 +13,7 @@ from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.workers.job import Job
 from ft_pipeline.workers.kubernetes.attaching import Attached, Pace, attach, detach
 from ft_pipeline.workers.kubernetes.carried import forget, is_known
+from ft_pipeline.workers.kubernetes.checks import refuse_faults
 from ft_pipeline.workers.kubernetes.client import ApiError, Cluster
 from ft_pipeline.workers.kubernetes.following import MOST_WITHOUT_PROGRESS, End, Following
 from ft_pipeline.workers.kubernetes.manifest import Market, first_market, job_name, manifests, shape
@@ -102,6 +103,7 @@ class _Run:
         worker, job = self.worker, self.job
         profile = worker.profile
         objects = manifests(job, job.placement, profile, generation=self.generation, market=market)
+        refuse_faults(objects, profile)
         self.attached = attach(worker.cluster, objects, self._tell, pace=worker.pace)
         self.generation = self.attached.generation
         how = "made" if self.attached.created else "found, made by an earlier orchestrator"
