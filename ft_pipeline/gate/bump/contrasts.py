@@ -9,7 +9,7 @@ from ft_pipeline.gate import statistics as st
 from ft_pipeline.gate.artifact import SAMPLES, GateResult, Kind, Verdict
 from ft_pipeline.gate.policy import Policy
 from ft_pipeline.gate.samples import EvalIncomparable, Pair
-from ft_pipeline.gate.verdicts.numbers import by_bounds, discordance, means, moved, number
+from ft_pipeline.gate.verdicts.numbers import by_bounds, difference_interval, discordance, means, moved, number
 from ft_pipeline.gate.verdicts.overall import broken
 from ft_pipeline.gate.wording import bound, count, percent, points
 from ft_pipeline.store.artifacts import Artifact
@@ -99,7 +99,8 @@ def _contrast(
 def non_inferior(kind: Kind, pairs: Sequence[Pair], *, margin: float, policy: Policy) -> GateResult:
     """PASS when now is shown to be lower than before by less than the margin; both sides answered the same questions."""
     before, now = means(pairs)
-    low, high = bounds(pairs, policy.confidence)
+    interval = difference_interval(pairs, policy.confidence)
+    low, high = moved(interval.low, 0), moved(interval.high, 0)
     difference = st.rounded(now - before)
     if policy.decision == "point":
         verdict = Verdict.PASS if difference > -margin else Verdict.FAIL
@@ -113,16 +114,6 @@ def non_inferior(kind: Kind, pairs: Sequence[Pair], *, margin: float, policy: Po
         rule=f"the adapter on the new base falls by less than {points(margin)} against the old base",
         facts=discordance(pairs), reason=_reason(kind, (before, now), (low, margin), policy=policy, rows=len(pairs)),
     )  # fmt: skip
-
-
-def bounds(pairs: Sequence[Pair], confidence: float) -> tuple[float | None, float | None]:
-    """One-sided bounds of the mean difference: Tango's for right or wrong, Student's for graded scores."""
-    before, now = [p.base_score for p in pairs], [p.adapter_score for p in pairs]
-    if all(score in (0.0, 1.0) for score in (*before, *now)):
-        interval = st.tango(st.count_pairs(before, now), confidence)
-    else:
-        interval = st.paired_t([a - b for b, a in zip(before, now, strict=True)], confidence)
-    return moved(interval.low, 0), moved(interval.high, 0)
 
 
 def _reason(
