@@ -99,6 +99,8 @@ def _places(found: Recipe) -> Iterator[tuple[str, str]]:
     yield from ((f"gate.benchmarks {suite.name}", suite.uri) for suite in found.gate.benchmarks if suite.uri)
     if found.gate.safety:
         yield "gate.safety", found.gate.safety.uri
+    if found.gate.judge and found.gate.judge.uri:
+        yield "gate.judge", found.gate.judge.uri
 
 
 def plan(house: House, found: Recipe, wish: Wish | None = None) -> Plan:

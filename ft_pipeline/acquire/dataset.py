@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ft_pipeline.acquire import hub
-from ft_pipeline.acquire.artifact import FILES, RAW_KIND, SOURCE, SOURCES, holds_rows
+from ft_pipeline.acquire.artifact import FILES, RAW_KIND, SOURCE, SOURCES, holds_rows, source_of
+from ft_pipeline.acquire.judged import SCHEME, in_store
 from ft_pipeline.acquire.places import Desk, File, content_digest, listing, place_name
 from ft_pipeline.errors import DataError, UserError
 from ft_pipeline.recipe import DATASET, Dataset, Recipe, Source
@@ -49,6 +50,11 @@ def acquire(source: Dataset | Source, *, settings: Settings, store: Store, liste
     Raises NotFoundError, DataError (empty, no rows, not the pinned revision), StorageError (no answer).
     """
     desk = Desk(settings, listener, f"acquire {source.name}" if isinstance(source, Source) else "acquire raw rows")
+    if source.uri.startswith(SCHEME):
+        made = in_store(store, source.uri)
+        if source.revision not in (None, content := source_of(made)["revision"]):
+            raise _wrong_revision(source, content)
+        return made
     if source.uri.startswith(hub.SCHEME):
         return _from_hub(source, desk, store)
     if source.revision and (pinned := store.find(_spec({"content": source.revision}, source))):

@@ -27,9 +27,13 @@ COMMANDS = {
     "override": ("override", "Overrule a gate, with a signed reason."),
     "history": ("models", "Show every stage transition of a model line."),
     "datasets": ("data", "List the curated datasets of this store."),
+    "data": ("judge_data", "Preference pairs labelled by a judge."),
     "diff": ("data", "What is other in one curated dataset than in another, row by row."),
     "trace": ("trace", "From a model to the raw bytes, from a row to its adapters."),
     "verify": ("trace", "Re-hash everything from a model to the raw bytes."),
+    "lineage": ("lineage_page", "Draw what a model was made of, as an HTML page."),
+    "export-evidence": ("evidence", "Everything that backs a version in a zip that verifies offline."),
+    "forget": ("forget", "Take rows down: what is affected, what to do, when it is done."),
     "bump": ("bump", "A base model moved: who is judged again, decided, held back."),
     "report": ("models", "Show the newest gate report of a model line."),
     "chat": ("serving", "Talk to a model."),
@@ -60,7 +64,7 @@ class LazyGroup(click.Group):
         """The command, None when there is none."""
         if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(f"ft_pipeline.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        return getattr(importlib.import_module(f"ft_pipeline.cli.{COMMANDS[cmd_name][0]}"), cmd_name.replace("-", "_"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The lines of the help, without importing a command."""

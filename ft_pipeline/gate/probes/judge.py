@@ -12,6 +12,7 @@ from ft_pipeline.gate.holdout import read_tasks
 from ft_pipeline.gate.probes.probe import Probe, Ticker, sample
 from ft_pipeline.gate.samples import Sample
 from ft_pipeline.judging.duels import Duel, by_digest
+from ft_pipeline.judging.preferences import said
 from ft_pipeline.store.artifacts import Artifact
 
 
@@ -29,11 +30,7 @@ class JudgePrompt:
     @property
     def text(self) -> str:
         """What the judge reads: one user turn as it is, a longer conversation turn by turn."""
-        if not self.messages:
-            return self.prompt
-        if len(self.messages) == 1:
-            return str(self.messages[0].get("content") or "")
-        return "\n\n".join(f"{m['role']}: {m.get('content') or ''}" for m in self.messages)
+        return said(self.messages) if self.messages else self.prompt
 
 
 def judge_probe(section: Mapping[str, Any], parents: Mapping[str, Artifact], tokenizer: Any) -> Probe:
@@ -43,10 +40,10 @@ def judge_probe(section: Mapping[str, Any], parents: Mapping[str, Artifact], tok
     def answer(model: Any, indices: Sequence[int], tick: Ticker) -> list[Sample]:
         asked = [prompts[i] for i in indices]
         ids = [_ids(tokenizer, p) for p in asked]
-        said = generate.greedy(model, tokenizer, ids, max_new_tokens=section["max_new_tokens"], tick=tick)
+        answers = generate.greedy(model, tokenizer, ids, max_new_tokens=section["max_new_tokens"], tick=tick)
         return [
             sample(p.id, (one, tokenizer), reference=p.reference, output=text, score=0.0)
-            for p, one, text in zip(asked, ids, said, strict=True)
+            for p, one, text in zip(asked, ids, answers, strict=True)
         ]
 
     return Probe(
