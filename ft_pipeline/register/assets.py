@@ -69,7 +69,9 @@ def _metadata(outcome: Outcome, mirrored: registry.Mirrored) -> dict[str, dg.Met
 
 
 def _without_front_matter(card: str) -> str:
-    return card.split("---\n", 2)[-1].lstrip()
+    """The card without what the UI cannot show: its head, and pictures that are files beside it."""
+    lines = card.split("---\n", 2)[-1].lstrip().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("!["))
 
 
 defs = dg.Definitions(assets=[registered_model])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -154,6 +154,12 @@ def trusted_keys(path: Path) -> list[SSlibKey]:
         except ValueError as error:
             raise _not_a_key(public, str(error)) from None
     return keys
+
+
+def public_pem(key: SSlibKey) -> bytes:
+    """A public key as PEM."""
+    raw = bytes.fromhex(str(key.keyval["public"]))
+    return Ed25519PublicKey.from_public_bytes(raw).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _make_key(path: Path) -> None:

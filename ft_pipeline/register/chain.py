@@ -47,6 +47,11 @@ def distinct(*roots: Link) -> list[Link]:
     return list(found.values())
 
 
+def manifests_of(store: Store, ref: Ref) -> dict[str, Manifest]:
+    """Digest -> manifest of an artifact and everything that it was made of, the artifact first. Raises IntegrityError."""
+    return {link.ref.digest: link.manifest for link in distinct(walk(store, ref.kind, ref))}
+
+
 def by_role(root: Link, role: str) -> Link:
     """The nearest ancestor in a role: a reward model among the parents has data and a base of its own. Raises IntegrityError without one."""
     level = [root]

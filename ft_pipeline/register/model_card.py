@@ -1,15 +1,17 @@
-"""The model card: Markdown with Hugging Face front matter, made from the artifacts alone, so that the same chain gives the same bytes."""
+"""The model card: Markdown with Hugging Face front matter, and an HTML page, made from the artifacts alone, so that the same chain gives the same bytes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.register.chain import Link, by_role, text_tree
 from ft_pipeline.register.evidence import Evidence
+from ft_pipeline.register.html_page import document, paragraph, section, table, wide
 from ft_pipeline.store.artifacts import Artifact
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -103,3 +105,40 @@ def _gate_row(gate: Mapping[str, Any]) -> dict[str, str]:
 
 def _number(value: Any) -> str:
     return "-" if value is None else f"{float(value):.3f}"
+
+
+def card_page(
+    subject: Subject,
+    adapter: Link,
+    evidence: Evidence,
+    *,
+    curated: Artifact,
+    completion: Mapping[str, Any],
+    plots: Mapping[str, str],
+) -> str:
+    """The card as one HTML page, its pictures inside. `plots`: title -> SVG."""
+    lora = subject.finetune.get("lora") or {}
+    trained = {k: v for k, v in subject.finetune.items() if k != "lora" and v is not None}
+    what = "LoRA adapter" if lora else "fully fine-tuned model"
+    gates = [list(_gate_row(g).values()) for g in evidence.gates]
+    said = evidence.override.told if evidence.override and not evidence.passed else ""
+    return document(
+        subject.model,
+        paragraph(subject.description or "No description is given in the recipe."),
+        paragraph(
+            f"A {what} for the base model {subject.base_name}, trained with {subject.method}. The verdict of its gates is "
+            f"{evidence.verdict} under the policy {evidence.policy}."
+        ),
+        *([paragraph(f"Overruled by a person: {said}")] if said else []),
+        section("Gates", table(("gate", "verdict", "rows", "base", "adapter", "difference", "interval", "reason"), gates)),
+        *(section(title, wide(picture)) for title, picture in plots.items()),
+        section(
+            "Data",
+            table(("rows", "number"), sorted(curated.manifest.counts.items())),
+            table(("dropped because", "rows"), _dropped(curated)),
+            paragraph(f"Licence of the rows: {subject.licence}."),
+        ),
+        section("Training", table(("setting", "value"), sorted({**trained, **{f"LoRA {k}": v for k, v in lora.items()}, **completion}.items()))),
+        section("Lineage", f"<pre>{escape(text_tree(adapter))}</pre>"),
+        section("Verify", paragraph(f"ft-pipeline verify {subject.model}")),
+    )  # fmt: skip

@@ -10,13 +10,13 @@ from typing import Any
 
 from ft_pipeline.errors import FtError, GateRefused, NotFoundError
 from ft_pipeline.gate.artifact import RECERTIFIED_KIND
-from ft_pipeline.recipe import Recipe, identity, recipe_sha256
+from ft_pipeline.recipe import Recipe, recipe_sha256
 from ft_pipeline.register import promotion
-from ft_pipeline.register.artifact import CARD, KIND, LINEAGE, STATEMENT, seal
+from ft_pipeline.register.artifact import KIND, LINEAGE, STATEMENT, seal
 from ft_pipeline.register.attest import ROOTS, claimed, sign, signing_key, statement
 from ft_pipeline.register.chain import Link, by_role, distinct, lineage, walk
+from ft_pipeline.register.documents import documents
 from ft_pipeline.register.evidence import Evidence, read_evidence, require_about, require_pass
-from ft_pipeline.register.model_card import Subject, card
 from ft_pipeline.register.override import with_override
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -26,11 +26,10 @@ from ft_pipeline.store.fingerprint import canonical_json, code_digest
 from ft_pipeline.store.manifest import Ref, Spec
 
 HERE = Path(__file__).parent
-COMPLETION, RESUME = "completion.json", "resume.json"
-SHOWN = (
-    "steps", "windows_consumed", "rows", "trained_tokens", "validation_loss_before", "validation_loss", "exact_resume",
+HASHED = (
+    "attest.py", "card_plots.py", "chain.py", "documents.py", "html_page.py", "ml_bom.py", "model_card.py", "registration.py",
 )  # fmt: skip
-"""Fields of the completion proof that the card shows."""
+"""The files that decide the bytes of a registered model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +154,7 @@ def _artifact(
         kind=KIND,
         config={"model": model.label, "description": candidate.recipe.description, "key": key.public_key.keyid},
         parents={**{root.role: root.ref for root in roots}, "base": candidate.base, "curated": curated.ref},
-        code=code_digest(*(HERE / name for name in ("attest.py", "chain.py", "model_card.py", "registration.py"))),
+        code=code_digest(*(HERE / name for name in HASHED)),
     )
     if found := store.find(spec):
         return found
@@ -164,43 +163,14 @@ def _artifact(
     with store.publish(spec) as draft:
         (draft.folder / STATEMENT).write_bytes(canonical_json(sign(claim, key)))
         (draft.folder / LINEAGE).write_bytes(json.dumps(lineage(links), indent=1, sort_keys=True).encode())
-        write_atomic(draft.folder / CARD, _card((candidate, evidence), model, store, roots[0]).encode())
+        for name, text in documents((candidate.recipe, evidence), model.version, links, store=store).items():
+            write_atomic(draft.folder / name, text.encode())
         draft.counts["ancestors"] = len(claimed(claim))
     return _published(draft.artifact)
 
 
 def _parameters(recipe: Recipe) -> dict[str, Any]:
     return {"recipe_sha256": recipe_sha256(recipe), "method": recipe.finetune.method}
-
-
-def _card(  # noqa: PLR0917
-    judged: tuple[Candidate, Evidence], model: ModelVersion, store: Store, adapter: Link
-) -> str:
-    candidate, evidence = judged
-    recipe = candidate.recipe
-    packaged = store.fetch(candidate.adapter)
-    completion = json.loads(packaged.file(COMPLETION).read_bytes())
-    if RESUME in packaged.manifest.files:
-        completion["exact_resume"] = json.loads(packaged.file(RESUME).read_bytes())["told"]
-    subject = Subject(
-        tenant=recipe.tenant, name=recipe.name, version=model.version, description=recipe.description,
-        base_name=base_name(recipe.base_model.uri), licence=recipe.dataset.licence, method=recipe.finetune.method,
-        finetune=identity(recipe.finetune),
-    )  # fmt: skip
-    return card(
-        subject,
-        adapter,
-        evidence,
-        curated=store.fetch(by_role(adapter, "curated").ref),
-        completion={name: completion[name] for name in SHOWN if completion.get(name) is not None},
-    )
-
-
-def base_name(uri: str) -> str:
-    """`owner/name` of a Hub URI, else the last part of a path: no location goes into a card."""
-    if uri.startswith("hf://"):
-        return uri.removeprefix("hf://")
-    return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _published(artifact: Artifact | None) -> Artifact:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,21 @@ KEPT = {name: tables.metadata.tables[name] for name in (*JOURNALED, "takedowns",
 """The tables whose every row is in the journal."""
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row as it was written."""
+
+    seq: int
+    table_name: str
+    row_key: str
+    """JSON of the primary key."""
+    content: str | None
+    """JSON of the row; None when it was taken away."""
+    created_at: str
+    previous_sha256: str
+    sha256: str
+
+
 class Journal(Database):
     """What was written, and whether the tables still say so."""
 
@@ -34,10 +50,10 @@ class Journal(Database):
         with self.snapshot() as db:
             return require_rows(db)
 
-    def journal_head(self) -> tuple[int, str]:
-        """Number and sha256 of the newest line."""
+    def journal(self) -> list[Line]:
+        """Every line, oldest first."""
         with self.read() as db:
-            return _head(db)
+            return [Line(*row) for row in db.execute(sa.select(tables.journal).order_by(tables.journal.c.seq))]
 
     def journal_sha256(self, seq: int) -> str | None:
         """Of one line."""

@@ -63,6 +63,11 @@ class Stages(ModelVersions):
         with self.read() as db:
             return _rows(db, *where)
 
+    def all_transitions(self) -> list[Transition]:
+        """The moves of every model line, oldest first."""
+        with self.read() as db:
+            return _rows(db)
+
     def verify_history(self) -> int:
         """Re-hashes every transition in order and returns their number. Raises IntegrityError naming the first broken one."""
         with self.read() as db:

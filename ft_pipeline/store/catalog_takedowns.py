@@ -37,7 +37,7 @@ class Takedown:
 class Takedowns(Database):
     """What must be forgotten, and by whom that was asked."""
 
-    def add_takedown(  # noqa: PLR0913 - the columns of one row
+    def add_takedown(
         self, rows: Sequence[str], model_ids: Sequence[int], *, event: str, actor: str, reason: str,
         sign: Callable[[dict[str, Any]], str],
     ) -> None:  # fmt: skip

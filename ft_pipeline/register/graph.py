@@ -1,0 +1,95 @@
+"""The lineage as a picture: plain SVG, one box an artifact with its digest, size, date and code version, parents below their children."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from ft_pipeline.store.manifest import Manifest
+
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 236, 84, 24, 56, 16
+COLOURS = {
+    "registered_model": "#e7f0ff", "adapter": "#e8f5ec", "checkpoints": "#e8f5ec", "eval_report": "#fff4e0", "recertification": "#fff4e0",
+    "override": "#fde8e6", "base_model": "#f0ecfa", "raw_dataset": "#eef1f4", "curated_dataset": "#eef1f4",
+}  # fmt: skip
+STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#1d2329}.k{font-weight:600}.d{font-family:ui-monospace,monospace;font-size:11px}"
+    ".f{fill:#5a636e;font-size:11px}path{fill:none;stroke:#9aa4af;stroke-width:1.3}"
+)
+
+
+def lineage_svg(manifests: Mapping[str, Manifest], root: str) -> str:
+    """The graph of artifacts by digest, `root` at the top. Equal manifests give equal text."""
+    rows = _rows(manifests, root)
+    width = 2 * MARGIN + max(len(row) for row in rows) * (WIDTH + GAP_X) - GAP_X
+    height = 2 * MARGIN + len(rows) * (HEIGHT + GAP_Y) - GAP_Y
+    place = {}
+    for depth, row in enumerate(rows):
+        left = (width - len(row) * (WIDTH + GAP_X) + GAP_X) / 2
+        for at, digest in enumerate(row):
+            place[digest] = (left + at * (WIDTH + GAP_X), MARGIN + depth * (HEIGHT + GAP_Y))
+    lines = "".join(
+        _line(place[digest], place[parent.digest], role)
+        for digest in place
+        for role, parent in sorted(manifests[digest].parents.items())
+        if parent.digest in place
+    )
+    boxes = "".join(_box(manifests[digest], place[digest]) for digest in place)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img"'
+        f' aria-label="lineage"><style>{STYLE}</style>{lines}{boxes}</svg>'
+    )
+
+
+def _rows(manifests: Mapping[str, Manifest], root: str) -> list[list[str]]:
+    """Digests by depth: an artifact stands below its lowest child."""
+    depth, todo = {root: 0}, [root]
+    while todo:
+        digest = todo.pop()
+        for parent in manifests[digest].parents.values():
+            if parent.digest in manifests and depth.get(parent.digest, -1) < depth[digest] + 1:
+                depth[parent.digest] = depth[digest] + 1
+                todo.append(parent.digest)
+    rows: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
+    for digest in sorted(depth, key=lambda d: (manifests[d].kind, d)):
+        rows[depth[digest]].append(digest)
+    return rows
+
+
+def _line(child: tuple[float, float], parent: tuple[float, float], role: str) -> str:
+    x1, y1, x2, y2 = child[0] + WIDTH / 2, child[1] + HEIGHT, parent[0] + WIDTH / 2, parent[1]
+    bend = (y1 + y2) / 2
+    curve = f"M{x1:.0f} {y1:.0f}C{x1:.0f} {bend:.0f} {x2:.0f} {bend:.0f} {x2:.0f} {y2:.0f}"
+    return f'<path d="{curve}"><title>{escape(role)}</title></path>'
+
+
+def _box(manifest: Manifest, at: tuple[float, float]) -> str:
+    x, y = at
+    files, made = len(manifest.files), manifest.created_at[:16].replace("T", " ")
+    facts = (
+        ("k", manifest.kind),
+        ("d", manifest.digest[:24]),
+        ("f", f"{size(manifest.size_bytes)} in {files} files, {made}"),
+        ("f", f"code {manifest.code[:12]}"),
+    )
+    text = "".join(
+        f'<text class="{style}" x="{x + 10:.0f}" y="{y + 20 + 18 * i:.0f}">{escape(said)}</text>'
+        for i, (style, said) in enumerate(facts)
+    )
+    colour = COLOURS.get(manifest.kind, "#ffffff")
+    return (
+        f'<g><title>{escape(manifest.kind)} {manifest.digest}</title><rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}"'
+        f' rx="6" fill="{colour}" stroke="#c3cad2"/>{text}</g>'
+    )
+
+
+def size(num_bytes: int) -> str:
+    """`3.4 MB`."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    amount = float(num_bytes)
+    for unit in ("kB", "MB", "GB", "TB"):
+        amount /= 1000
+        if amount < 1000:
+            return f"{amount:.1f} {unit}"
+    return f"{amount:.0f} TB"
