@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 
 from ft_pipeline.settings import PACKAGE, PROJECT
@@ -30,7 +31,7 @@ def rows() -> list[tuple[str, str, str]]:
     tree = ast.parse((PACKAGE / "settings.py").read_text(encoding="utf-8"))
     (body,) = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
     found = []
-    for field, said in zip(body, body[1:], strict=False):
+    for field, said in itertools.pairwise(body):
         if not isinstance(field, ast.AnnAssign):
             continue
         assert isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant), f"{ast.unparse(field)} says nothing"

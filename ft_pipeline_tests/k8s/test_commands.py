@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ft_pipeline.settings import PROJECT
+from ft_pipeline_tests import road
 from ft_pipeline_tests.k8s.rendered import IMAGE
 from ft_pipeline_tests.k8s.stub_server import stub_server
 
@@ -202,3 +203,18 @@ def test_the_doctor_of_a_server_that_does_not_answer(k8s, tmp_path, monkeypatch)
     rows = found(said)
     assert said.code == 1 and list(rows) == ["API server"] and "KUBECONFIG" in rows["API server"][0]["cure"]
     assert k8s("diff", RECIPE, *PLACE).code == 2
+
+
+@pytest.mark.slow
+def test_the_name_is_final_once_shards_and_base_are_made(finished_run, typed, monkeypatch):
+    """It is the fingerprint under which the run of that home published: a Job of this name would be found again."""
+    from ft_pipeline import settings
+    from ft_pipeline.store.catalog import open_catalog
+
+    catalog = open_catalog(settings.load())
+    made = catalog.head(road.KEY, "checkpoints")
+    catalog.close()
+    monkeypatch.setenv("FT_STORE", "s3://acme-ft/store")
+    said = typed("k8s", "render", road.KEY)
+    assert said.code == 0, said.err
+    assert "provisional" not in said.out and f"name: ft-checkpoints-{made.fingerprint[:20]}\n" in said.out
