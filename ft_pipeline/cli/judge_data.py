@@ -8,16 +8,18 @@ from typing import Any
 
 import click
 
-from ft_pipeline import resources
+from ft_pipeline import resources, settings
 from ft_pipeline.acquire.dataset import acquire
 from ft_pipeline.acquire.judged import FACTS, SCHEME, Order, facts_of, judged_pairs
 from ft_pipeline.cli.show import console, json_option
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.gate.judge_config import model_ref
+from ft_pipeline.judging.endpoint import Endpoint
 from ft_pipeline.judging.families import refuse_own_kind
 from ft_pipeline.judging.forms import PAIR
 from ft_pipeline.judging.identity import identity_of
 from ft_pipeline.judging.opened import speaker_of
+from ft_pipeline.judging.sampling import Sampling, read_prompts, sample
 from ft_pipeline.recipe import Dataset, Judge, document_of
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -72,6 +74,29 @@ def judge_pairs(
         click.echo(json.dumps(told, indent=2))
         return
     _print(told)
+
+
+@data.command("sample")
+@click.argument("prompts", type=FILE)
+@click.option(
+    "--base-url", required=True, help="OpenAI-compatible server, up to and with /v1; `ft-pipeline serve` is one."
+)
+@click.option("--model", required=True, help="Name of the model or adapter there.")
+@click.option("--samples", default=4, show_default=True, type=click.IntRange(min=2), help="Answers to each prompt.")
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(min=0.0, min_open=True))
+@click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(min=1))
+@click.option("--key-variable", default="", help="Environment variable with the server's key.")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Candidates for `judge-pairs`."
+)
+def sample_candidates(
+    prompts: Path, base_url: str, model: str, *, samples: int, temperature: float, max_new_tokens: int, key_variable: str, out: Path
+) -> None:  # fmt: skip
+    """Draw answers to PROMPTS, JSONL rows {prompt}, from a model that is served; a stopped command goes on where it was."""
+    key = settings.secret(key_variable) if key_variable else ""
+    endpoint = Endpoint(base_url=base_url, model=model, key=key, max_new_tokens=max_new_tokens)
+    made = sample(read_prompts(prompts), Sampling(endpoint=endpoint, samples=samples, temperature=temperature), out)
+    console.print(f"{made:,} prompts with {samples} answers each are in {out}")
 
 
 def read_judge(path: Path) -> Judge:

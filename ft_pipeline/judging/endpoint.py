@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +40,14 @@ class Endpoint:
         weakref.finalize(self, self._client.close)
 
     def say(self, form: Form, fields: Mapping[str, str]) -> Reply:
-        """The reply of the first attempt that gets one. Raises NoReply with the cause of the last."""
+        """As Speaker. Raises NoReply."""
+        return self.complete(form.messages(fields))
+
+    def complete(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> Reply:
+        """The reply of the first attempt that gets one; `more` goes into the request. Raises NoReply with the cause of the last."""
         body = {
-            "model": self.model, "messages": list(form.messages(fields)), "temperature": 0, "seed": self.seed,
-            "max_tokens": self.max_new_tokens,
+            "model": self.model, "messages": list(messages), "temperature": 0, "seed": self.seed,
+            "max_tokens": self.max_new_tokens, **more,
         }  # fmt: skip
         for attempt in range(1, self.attempts + 1):
             try:

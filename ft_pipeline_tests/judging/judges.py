@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -46,7 +46,8 @@ def serve(answer: Answer, *, slow_seconds: float = 0.0) -> Iterator[Server]:
                 self.send_header("Retry-After", "0")
             self.send_header("Content-Length", str(len(sent)))
             self.end_headers()
-            self.wfile.write(sent)
+            with suppress(BrokenPipeError, ConnectionResetError):  # the client's patience had an end
+                self.wfile.write(sent)
 
         def log_message(self, *_: Any) -> None: ...
 

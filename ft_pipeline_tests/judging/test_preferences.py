@@ -135,3 +135,42 @@ def test_a_judge_that_fails_labels_nothing_and_goes_on_where_it_was(home, store,
         sick[0] = False
         assert judged_pairs(order, store, speaker=speaker).manifest.counts["pairs"] == 5
         assert len(server.requests) == 15
+
+
+def test_candidates_are_drawn_from_a_served_model_and_a_stopped_draw_goes_on(tmp_path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "candidates.jsonl"
+    turns = [{"role": "system", "content": "short"}, {"role": "user", "content": "two?"}]
+    prompts.write_text(json.dumps({"prompt": "one?"}) + "\n" + json.dumps({"id": "b", "prompt": turns}) + "\n")
+    down = [True]
+
+    def answer(_number: int, body: dict) -> tuple[int, str]:
+        if down[0] and len(body["messages"]) == 2:
+            return 400, "no"
+        return 200, f"{body['messages'][-1]['content']} {body['seed']} {body['temperature']}"
+
+    with judges.serve(answer) as server:
+        arguments = [
+            "sample",
+            str(prompts),
+            "--base-url",
+            server.url,
+            "--model",
+            "m",
+            "--samples",
+            "2",
+            "--temperature",
+            "0.7",
+        ]
+        arguments += ["--out", str(out)]
+        with pytest.raises(DataError, match=r"1 of 2 prompts got no answers \(1 refused\)"):
+            CliRunner().invoke(data, arguments, catch_exceptions=False)
+        down[0] = False
+        asked = len(server.requests)
+        assert CliRunner().invoke(data, arguments, catch_exceptions=False).exit_code == 0
+        assert len(server.requests) == asked + 2
+    found = read_candidates(out)
+    assert [(c.id, c.answers) for c in found] == [
+        ("1", ("one? 0 0.7", "one? 1 0.7")),
+        ("b", ("two? 0 0.7", "two? 1 0.7")),
+    ]
+    assert found[1].prompt == turns
