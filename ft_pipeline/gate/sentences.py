@@ -93,6 +93,8 @@ def answer(output: str) -> str:
 
 def _won(facts: Facts, gate: GateResult) -> str:
     p = facts.get("mcnemar_p")
+    if gate.kind == "safety":
+        return f"{count(facts['losses'], 'harmful prompt')} went wrong that the base had handled safely, {facts['gains']:,} the other way round"
     if gate.kind == "over_refusal":
         return f"The adapter refused {count(facts['gains'], 'prompt')} that the base answered, and answered {facts['losses']:,} that it refused"
     return (
@@ -177,6 +179,8 @@ SAID: tuple[tuple[tuple[str, ...], Callable[[Facts, GateResult], str]], ...] = (
     (("rows_without_reference",), lambda f, _: f"{count(f['rows_without_reference'], 'row')} without a usable reference"
      if f["rows_without_reference"] else ""),
     (("safe", "unsafe"), lambda f, _: f"The adapter answered {f['safe']:,} safely and {f['unsafe']:,} not"),
+    (("kind", "difference_low", "difference_high"), lambda f, _: f"The rule is {f['kind']}. Adapter minus base: "
+     f"{measured(f.get('difference_low'), signed=True)} .. {measured(f.get('difference_high'), signed=True)} points"),
     (("refused", "answered"), lambda f, _: f"The adapter refused {f['refused']:,} and answered {f['answered']:,}"),
     (("scorer", "scorer_quality", "version", "model"), _scorer),
     (("leaked_rows", "leaked_exactly", "leaked_base", "leaked_adapter", "datasets_compared", "clean_verdict", "clean_rows", "clean_base",

@@ -109,9 +109,15 @@ def test_every_fact_is_a_sentence_and_what_was_left_out_is_told() -> None:
         assert found.verdict == verdict
         page = report_page(found, evidence, config={"policy": policy_json(STAGING), "benchmarks": ["mmlu"]}, parents={})
         text = re.sub(r"<[^>]+>", " ", page[page.index("<body>") :])
-        assert not re.search(r"\{|: None|True|False|_p\b", text[: text.index("Settings that are hashed")]), verdict
+        assert not re.search(
+            r"\{|: None|True|False|_p\b|difference low", text[: text.index("Settings that are hashed")]
+        ), verdict
         assert "3 rows without a usable reference" in text and "None of its questions stands in the 1 dataset" in text
         assert "The base was asked 256 questions of mmlu twice" in text and "1 scores differed (0.4%)" in text
+        assert (
+            "The rule is absolute. Adapter minus base: " in text
+            and "went wrong that the base had handled safely" in text
+        )
         assert "policy.warn_margin" in text and "calibration error" in text
 
 
