@@ -84,7 +84,10 @@ def check(
         faults += _faults(objects, profile, kubernetes)
     if not as_json and not has_schemas():
         console.print("schemas are not checked: pip install kubernetes-validate", style="yellow")
-    table(faults, as_json=as_json, empty=f"{count} objects, nothing wrong")
+    if as_json:
+        table(faults, as_json=True)
+    else:
+        _tell(faults, count)
     if any(fault["severe"] for fault in faults):
         raise click.exceptions.Exit(1)
 
@@ -233,6 +236,15 @@ def _looking(profile: Profile) -> Looking:
     from ft_pipeline.workers.kubernetes.looking import Looking
 
     return Looking(connect(profile.namespace).api, profile.namespace)
+
+
+def _tell(faults: Sequence[Mapping[str, Any]], count: int) -> None:
+    for fault in faults:
+        style = "red" if fault["severe"] else "yellow"
+        console.print(f"{fault['object']}: {fault['field']}", style=style, markup=False, soft_wrap=True)
+        console.print(f"  {fault['what']}\n  Cure: {fault['cure']}", markup=False, soft_wrap=True)
+    severe = sum(fault["severe"] for fault in faults)
+    console.print(f"{count} objects, " + (f"{severe} wrong, {len(faults) - severe} to be signed only after a look" if faults else "nothing wrong"))  # fmt: skip
 
 
 def _faults(objects: Sequence[Manifest], profile: Profile | None, kubernetes: str = "1.36") -> list[dict[str, Any]]:
