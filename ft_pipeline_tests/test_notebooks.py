@@ -68,6 +68,26 @@ def test_why_was_this_row_dropped_makes_its_own_data(home, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_why_was_this_adapter_blocked_makes_one_and_cures_it(home, tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    book = nbformat.read(PROJECT / "notebooks" / "why-was-this-adapter-blocked.ipynb", as_version=4)
+    for cell in _code(book):
+        cell.outputs, cell.execution_count = [], None
+    NotebookClient(book, timeout=250, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "\n".join(_text(output) for cell in _code(book) for output in cell.outputs)
+    for promised in (
+        "FAIL: facts failed: facts fell by", "fell by more than chance", "of 1,200 questions were enough to tell", "0 won", "INCONCLUSIVE",
+        "regulated", "demo/teams: FAIL (policy staging)", "the adapter forgot: fewer epochs", "PASS: all 2 measured gates passed",
+        "holdout questions in its training data: 0 (of 1 dataset compared)",
+    ):  # fmt: skip
+        assert promised in said, promised
+    assert sum("image/png" in output.get("data", {}) for cell in _code(book) for output in cell.outputs) == 4
+    assert not home.home.exists(), "its data lives in a folder of its own"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_comparing_runs_trains_three_variants_and_the_second_time_none(home, tmp_path: Path) -> None:
     from nbclient import NotebookClient
