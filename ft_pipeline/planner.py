@@ -181,8 +181,9 @@ def _walk(house: House, found: Recipe, *, raw: Ref, base: Ref) -> Iterator[tuple
     opened = references.known(found.curate, settings=house.settings, store=house.store)
     if opened is None:
         return
+    gone = house.catalog.forgotten()
     specs: list[tuple[str, Callable[[Ref], Spec]]] = [
-        ("curated_dataset", lambda raw: curation_of(found, raw=raw, base=base, store=house.store, **opened).spec()),
+        ("curated_dataset", lambda raw: curation_of(found, raw=raw, base=base, store=house.store, forgotten=gone, **opened).spec()),
         ("packed_shards", lambda curated: shards_spec(found.encode, curated=curated, base_digests=base_digests(house.store.fetch(base)))),
     ]  # fmt: skip
     parent, refs = raw, {}

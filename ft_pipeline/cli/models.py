@@ -14,7 +14,7 @@ from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, table
 from ft_pipeline.errors import NotFoundError, did_you_mean
 from ft_pipeline.register.artifact import seal
-from ft_pipeline.store.catalog import Transition
+from ft_pipeline.store.catalog import Catalog, Transition
 
 
 @click.command()
@@ -79,7 +79,40 @@ def history(name: str, *, as_json: bool) -> None:
     """Every stage transition of a model line: who, when, why, on which evidence; hash-chained."""
     catalog = resources.open_house().catalog
     found = catalog.history(name) or catalog.history(catalog.model(name).line)
-    table(moves(found, whole=as_json), as_json=as_json)
+    rows = [*moves(found, whole=as_json), *takedowns_of(catalog, {t.model for t in found}, whole=as_json)]
+    table(sorted(rows, key=lambda row: str(row.get("created_at", row.get("at")))), as_json=as_json)
+
+
+def takedowns_of(catalog: Catalog, labels: set[str], *, whole: bool) -> list[dict[str, Any]]:
+    """Rows of data that these versions were made from and that were taken down, as rows of the history."""
+    found = []
+    for t in catalog.takedowns():
+        for model in (v.label for v in t.models if v.label in labels):
+            moved = f"row {t.row_key}: takedown {t.event}"
+            if whole:
+                found.append(
+                    {
+                        "model": model,
+                        "takedown": t.event,
+                        "row": t.row_key,
+                        "actor": t.actor,
+                        "reason": t.reason,
+                        "created_at": t.created_at,
+                    }
+                )
+            else:
+                found.append(
+                    {
+                        "at": minute(t.created_at),
+                        "model": model,
+                        "moved": moved,
+                        "by": t.actor,
+                        "approved_by": None,
+                        "reason": t.reason,
+                        "seal": "",
+                    }
+                )
+    return found
 
 
 def moves(found: Sequence[Transition], *, whole: bool) -> list[dict[str, Any]]:

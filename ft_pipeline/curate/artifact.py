@@ -85,6 +85,7 @@ class Reason(StrEnum):
     NOT_DRAWN = "not_drawn"
     EXACT_DUPLICATE = "exact_duplicate"
     NEAR_DUPLICATE = "near_duplicate"
+    FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

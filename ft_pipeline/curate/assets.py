@@ -47,6 +47,7 @@ def curated_dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         raw=house.catalog.head(key, "raw_dataset"),
         base=house.catalog.head(key, "pinned_base"),
         store=house.store,
+        forgotten=house.catalog.forgotten(),
         **opened,
     )
     artifact = consolidate.curate(

@@ -20,6 +20,7 @@ from ft_pipeline.curate.deduplicate import Duplicates, find_duplicates
 from ft_pipeline.curate.examine import Examination, Reading
 from ft_pipeline.curate.examined import Examined, tidy
 from ft_pipeline.curate.fate import IN_HOLDOUT, TRAIN, Fates, fates
+from ft_pipeline.curate.forgotten import forgotten_in
 from ft_pipeline.curate.language import language_identity
 from ft_pipeline.curate.ledger import Rows
 from ft_pipeline.curate.own_holdout import in_holdout
@@ -55,6 +56,8 @@ class Curation:
     words: Path | None = None
     indexes: Mapping[str, Artifact] = field(default_factory=dict)
     """Benchmark -> its index."""
+    forgotten: tuple[str, ...] = ()
+    """Keys of the rows of `raw` that were taken down, sorted: those of other datasets change nothing here."""
 
     @property
     def readings(self) -> dict[str, Reading]:
@@ -70,7 +73,7 @@ class Curation:
         return Spec(
             kind=CURATED_KIND,
             config={
-                **identity(self.config), "sources": sources, "mix": shares, "words_sha256": words,
+                **({"forgotten": list(self.forgotten)} if self.forgotten else {}), **identity(self.config), "sources": sources, "mix": shares, "words_sha256": words,
                 "tokenizer_control_tokens": list(self.tokens),
                 "language_model": language_identity() if self.config.language.keep else None,
             },
@@ -85,7 +88,7 @@ class Curation:
         return Examination(
             config=self.config, control_tokens=self.tokens, sources=self.readings, folder=folder,
             identity=sha256_json([spec.code, config, indexes]), words=self.words,
-            indexes=tuple(index.folder for index in self.indexes.values()),
+            indexes=tuple(index.folder for index in self.indexes.values()), forgotten=frozenset(self.forgotten),
         )  # fmt: skip
 
 
@@ -130,10 +133,15 @@ def curate(
     return _published(store, spec, rows, curation=curation, found=(decided, duplicates), listener=listener)
 
 
-def curation_of(recipe: Recipe, *, raw: Ref, base: Ref | None, store: Store, **opened: Any) -> Curation:
-    """The curation of a recipe. `opened`: its word list and benchmark indexes, if it names some."""
+def curation_of(
+    recipe: Recipe, *, raw: Ref, base: Ref | None, store: Store, forgotten: Sequence[str] = (), **opened: Any
+) -> Curation:
+    """The curation of a recipe. `forgotten`: row keys that were taken down anywhere; `opened`: its word list and benchmark indexes."""
     tokens = control_tokens(store, base) if base else ()
-    return Curation(config=recipe.curate, raw=raw, tokens=tokens, dataset=recipe.dataset, mix=recipe.mix, **opened)
+    gone = forgotten_in(store, raw, forgotten)
+    return Curation(
+        config=recipe.curate, raw=raw, tokens=tokens, dataset=recipe.dataset, mix=recipe.mix, forgotten=gone, **opened
+    )
 
 
 def _cache(store: Store) -> Path:

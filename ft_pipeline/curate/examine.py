@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ft_pipeline.curate.artifact import Rejection
+from ft_pipeline.curate.artifact import Reason, Rejection
 from ft_pipeline.curate.blocks import Block
 from ft_pipeline.curate.comparison import Comparable, comparable
 from ft_pipeline.curate.examined import BlockFiles, write_block
@@ -50,6 +50,8 @@ class Examination:
     """Digest of code, config, tokens, word list and indexes."""
     words: Path | None = None
     indexes: tuple[Path, ...] = ()
+    forgotten: frozenset[str] = frozenset()
+    """Keys of rows that were taken down, 16 hex digits."""
 
     def place(self, block: Block) -> Path:
         """The folder of a block's outcome."""
@@ -121,6 +123,9 @@ class Examiner:
         return found
 
     def _place(self, raw: RawRow, ordinal: int, found: _Found, *, source: str) -> None:
+        if raw.key[:16] in self.examination.forgotten:
+            found.entries.append(_taken_down(ordinal))
+            return
         reading = self.examination.sources[source]
         normal: Any = raw.rejection
         if raw.value is not None:
@@ -158,6 +163,12 @@ class Examiner:
         prompts, responses = columns["prompt"], columns["response"]
         whole = [f"{p}\n{r}" if p else r for p, r in zip(prompts, responses, strict=True)]
         return signed(whole, prompts, threshold=self.examination.config.near_duplicates.threshold)
+
+
+def _taken_down(ordinal: int) -> dict[str, Any]:
+    """A line of the ledger that quotes nothing of the row."""
+    gone = {"action": "dropped", "stage": "takedown", "reason": str(Reason.FORGOTTEN), "evidence": "{}", "excerpt": ""}
+    return {"ordinal": ordinal, **gone}
 
 
 _open: Examiner | None = None

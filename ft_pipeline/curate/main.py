@@ -25,7 +25,12 @@ from ft_pipeline.workers.team import Team
 def curate_job(recipe: Recipe, curation: Curation, *, base: Ref | None, work: Path, placement: Placement) -> Job:
     """The job of every member. Its folder, like the team's results, must be shared by the members."""
     spec = curation.spec()
-    facts = {"recipe": identity(recipe), "raw": asdict(curation.raw), "base": asdict(base) if base else None}
+    facts = {
+        "recipe": identity(recipe),
+        "raw": asdict(curation.raw),
+        "base": asdict(base) if base else None,
+        "forgotten": list(curation.forgotten),
+    }
     return Job(
         name=f"curate {recipe.key}", module="ft_pipeline.curate.main", spec=spec, section=identity(recipe.curate),
         folder=run_folder(work, spec.fingerprint), placement=placement, facts=facts,
@@ -39,7 +44,9 @@ def body(job: Job, store: Store, mailbox: Mailbox) -> None:
     recipe = parse(dict(job.facts["recipe"]), origin=job.name)
     base = Ref(**job.facts["base"]) if job.facts["base"] else None
     opened = references.opened(recipe.curate, settings=here, store=store, listener=mailbox)
-    curation = curation_of(recipe, raw=Ref(**job.facts["raw"]), base=base, store=store, **opened)
+    curation = curation_of(
+        recipe, raw=Ref(**job.facts["raw"]), base=base, store=store, forgotten=job.facts["forgotten"], **opened
+    )
     curate(curation, store=store, workforce=team, memory_gib=here.memory_gib, listener=mailbox)
 
 

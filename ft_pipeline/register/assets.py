@@ -10,6 +10,7 @@ from ft_pipeline.register import registry
 from ft_pipeline.register.artifact import CARD
 from ft_pipeline.register.chain import text_tree
 from ft_pipeline.register.registration import Candidate, Outcome, register
+from ft_pipeline.register.viewer import write_lineage
 
 
 @dg.asset(
@@ -41,8 +42,10 @@ def registered_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     mirrored = registry.mirror(house.catalog, key, house.settings)
     if not mirrored.ok:
         context.log.warning(f"MLflow has no mirror of {key}: {mirrored.text}")
+    page = write_lineage(outcome.model.label, outcome.artifact.ref, store=house.store, settings=house.settings)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(outcome.artifact.ref.digest), metadata=_metadata(outcome, mirrored)
+        data_version=dg.DataVersion(outcome.artifact.ref.digest),
+        metadata={**_metadata(outcome, mirrored), "lineage page": dg.MetadataValue.path(str(page))},
     )
 
 

@@ -50,7 +50,7 @@ def _point(data: bytes):
     return None if x is None else (x, y, 1, x * y % P)
 
 
-BASE = (_x_of(BASE_Y, 0), BASE_Y, 1, _x_of(BASE_Y, 0) * BASE_Y % P)
+BASE = _point(BASE_Y.to_bytes(32, "little"))
 
 
 def ed25519_holds(public: bytes, message: bytes, signature: bytes) -> bool:

@@ -6,17 +6,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from ft_pipeline.register.chain import manifests_of
 from ft_pipeline.register.graph import lineage_svg, size
 from ft_pipeline.register.html_page import document, paragraph, section, table, wide
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.catalog import ModelVersion, Transition
-from ft_pipeline.store.manifest import Manifest
+from ft_pipeline.store.files import write_atomic
+from ft_pipeline.store.manifest import Manifest, Ref
+from ft_pipeline.store.paths import lineage_path
 
 
 def lineage_page(label: str, manifests: Mapping[str, Manifest], root: str) -> str:
     """Every ancestor as a graph and as a table."""
     return document(f"Lineage of {label}", *lineage_parts(manifests, root))
+
+
+def write_lineage(label: str, ref: Ref, *, store: Store, settings: Settings) -> Path:
+    """Writes the page beside the store, for people: it holds times, which no artifact does."""
+    path = lineage_path(settings.home, label)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lineage_page(label, manifests_of(store, ref), ref.digest).encode())
+    return path
 
 
 def lineage_parts(manifests: Mapping[str, Manifest], root: str) -> list[str]:

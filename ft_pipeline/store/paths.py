@@ -79,3 +79,8 @@ def carried_folder(fingerprint: str) -> str:
 def sweep_folder(home: Path, name: str, digest: str) -> Path:
     """Where the results of a sweep are: for people, beside the store."""
     return home / "sweeps" / f"{name}-{digest[:8]}"
+
+
+def lineage_path(home: Path, label: str) -> Path:
+    """Where the lineage page of a version `tenant/name@N` is: for people, beside the store."""
+    return home / "lineage" / f"{label.replace('/', '.')}.html"

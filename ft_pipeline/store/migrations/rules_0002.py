@@ -15,7 +15,21 @@ JOURNALED = (
 """Tables whose every row is in the journal; `artifacts` and `edges` follow from the manifests and are compared with those."""
 DECISIONS = ("transitions", "deployments", "pools", "takedowns")
 
+_OF_A_FORGOTTEN_ROW = (
+    "EXISTS (SELECT 1 FROM takedown_models a JOIN takedowns t ON t.id = a.takedown_id JOIN takedowns c ON c.row_key = t.row_key"
+    " WHERE a.model_id = NEW.model_id AND c.event = 'completed')"
+)
+
 RULES = (
+    Rule(
+        name="not_forgotten", table="deployments", event="INSERT", when=_OF_A_FORGOTTEN_ROW,
+        message="the version was made from a row that was taken down",
+    ),
+    Rule(
+        name="not_forgotten", table="transitions", event="INSERT",
+        when=f"NEW.to_stage = 'production' AND {_OF_A_FORGOTTEN_ROW}",
+        message="the version was made from a row that was taken down",
+    ),
     Rule(
         name="chain", table="journal", event="INSERT",
         when="NEW.seq <> (SELECT COALESCE(MAX(seq), 0) + 1 FROM journal) OR NEW.previous_sha256 <>"
