@@ -48,6 +48,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         "FT_RECIPES",
         "FT_S3_ENDPOINT",
         "FT_SIGNING_KEY",
+        "FT_NOTIFY_URL",
+        "FT_NOTIFY_KIND",
+        "FT_NOTIFY_SECRET",
         "DAGSTER_HOME",
     ):
         monkeypatch.delenv(name, raising=False)
