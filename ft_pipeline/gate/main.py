@@ -27,7 +27,6 @@ from ft_pipeline.gate.policy import Policy, parse_policy
 from ft_pipeline.gate.probes import Probe, plan
 from ft_pipeline.gate.report import write_report
 from ft_pipeline.gate.safety_scoring import safety_gates
-from ft_pipeline.judging.duels import COMPARED
 from ft_pipeline.judging.transcripts import TRANSCRIPTS, Row, write_rows
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.workers.child import run_child
@@ -112,8 +111,7 @@ def _judge(measured: Measured, config: Mapping[str, Any], rows: Sequence[Row]) -
         return [verdicts.skipped("judge", policy, "the recipe names no judge, or no prompt for it")] if asked else []
     if isinstance(pairs, str):
         return [verdicts.broken("judge", "judge", pairs)]
-    compared = [row for row in rows if row["kind"] in COMPARED]
-    return [verdicts.judge(compared, policy, who=config["judge"]["judge"]["model"])]
+    return [verdicts.judge(rows, policy, who=config["judge"]["judge"]["model"])]
 
 
 if __name__ == "__main__":

@@ -13,19 +13,19 @@ from ft_pipeline.gate.artifact import GateResult, Verdict
 from ft_pipeline.gate.policy import Policy
 from ft_pipeline.gate.verdicts.numbers import by_bounds
 from ft_pipeline.gate.wording import bound, count, percent
-from ft_pipeline.judging.duels import SAME_TEXT, SPOILT, Outcome, first_place_rate, outcomes
+from ft_pipeline.judging.duels import COMPARED, SAME_TEXT, SPOILT, Outcome, first_place_rate, outcomes
 from ft_pipeline.judging.transcripts import Row, failures
 
 NAME = "judge"
 
 
 def judge(rows: Sequence[Row], policy: Policy, *, who: str) -> GateResult:
-    """The gate of a transcript, which is all that it takes. `who`: the judge's name.
+    """The gate of a transcript, which is all that it takes; calls about safety may be in it. `who`: the judge's name.
 
     Per prompt the mean of both orders, bounds over prompts. On the axis of the difference (adapter's rate minus base's) the policy's
     threshold t lies at 2t - 1, so that `low`, `high` and `threshold` read as everywhere else; the rates are among the facts.
     """
-    audit = _audited(rows)
+    audit = _audited([row for row in rows if row["kind"] in COMPARED])
     rule = f"preferred to the base in at least {percent(policy.judge_threshold)} of comparisons, ties half, by a judge that passes its controls"
     result = GateResult(
         name=NAME,
