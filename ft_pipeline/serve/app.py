@@ -146,7 +146,7 @@ def error_body(message: str, *, kind: str, param: str | None = None, code: str |
 
 
 def _answer(engine: Engine, body: Any, *, shape: ChatShape, counters: Counters) -> Response:
-    pieces = engine.answer(body.generation())
+    pieces = engine.answer(body.generation()).pieces
     if body.stream:
         return StreamingResponse(_events(pieces, body, shape=shape, counters=counters), media_type="text/event-stream")
     texts, last = [], Piece(text="")

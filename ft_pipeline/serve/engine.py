@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import FtError, UserError
 
 Finish = Literal["stop", "length"]
 Prompt = str | tuple[Mapping[str, Any], ...]
@@ -19,6 +19,18 @@ class BadRequest(UserError):
     def __init__(self, what: str, *, param: str, code: str | None = None, why: str = "", cure: str = "") -> None:
         super().__init__(what, why=why, cure=cure)
         self.param, self.code = param, code
+
+
+class Busy(FtError):
+    """Too many requests wait: the client comes back after `retry_after_seconds`."""
+
+    def __init__(self, waiting: int, *, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"{waiting} requests wait already",
+            why="One more would wait longer than clients do.",
+            cure=f"ask again in {retry_after_seconds} s",
+        )
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +72,16 @@ class Piece:
     finish: Finish | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    waited_seconds: float = 0.0
+    """In the queue."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Pieces, and what they come from: a name may mean another version a moment later."""
+
+    served: Served
+    pieces: Iterator[Piece]
 
 
 class Engine(Protocol):
@@ -73,10 +95,10 @@ class Engine(Protocol):
         """What a name stands for now. Raises NotFoundError with the nearest name."""
         ...
 
-    def answer(self, request: Generation) -> Iterator[Piece]:
-        """The pieces of an answer. Raises NotFoundError or BadRequest at the call, not while iterating.
+    def answer(self, request: Generation) -> Answer:
+        """An answer in the making. Raises NotFoundError, BadRequest or Busy at the call, not while iterating.
 
-        Closing the iterator stops the generation of that answer.
+        Closing the iterator of its pieces stops the generation.
         """
         ...
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from ft_pipeline.errors import FtError, NotFoundError, did_you_mean
 from ft_pipeline.register.artifact import Registered
+from ft_pipeline.serve.batching import Closed
 from ft_pipeline.serve.deploy import deploy, is_recertified, verified
-from ft_pipeline.serve.engine import Generation, Piece, Served
+from ft_pipeline.serve.engine import Answer, Generation, Piece, Served
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.catalog import Catalog, ModelVersion
 from ft_pipeline.store.manifest import Ref
 
 PERMITTED = ("staging", "production")
+CHANGES_OF_SERVER = 3
+"""How often one request follows a name to another server before it gives up."""
+REFRESH_SECONDS = 0.25
+"""A rollback answers within a second: this, one read of the catalog, the verification of one adapter."""
 logger = logging.getLogger(__name__)
 
 
@@ -28,9 +34,9 @@ class BaseServer(Protocol):
     batcher: Any
 
     def add(self, adapter: Artifact, *, recertified: bool = False) -> None: ...
-    def release(self, key: str) -> None: ...
+    def pin(self, keys: frozenset[str]) -> None: ...
     def answer(self, request: Generation, adapter: str | None) -> Iterator[Piece]: ...
-    def close(self) -> None: ...
+    def close(self, *, wait: bool = True) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +63,7 @@ class LiveEngine:
     _routes: Mapping[str, Route] = field(default_factory=dict)
     _servers: dict[str, BaseServer] = field(default_factory=dict)
     _ready: set[int] = field(default_factory=set)
+    _pins: dict[str, frozenset[str]] = field(default_factory=dict)
     _seen: Any = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -69,6 +76,7 @@ class LiveEngine:
         with self._lock:
             permitted = [v for v in versions if v.stage in PERMITTED]
             self.refused = {}
+            self._pin([v for v in permitted if v.stage == "production"])
             for version in (v for v in permitted if v.stage == "production"):
                 self._try_prepare(version)
             self._routes = routes([v for v in permitted if v.label not in self.refused])
@@ -84,13 +92,15 @@ class LiveEngine:
         """What a name stands for. Raises NotFoundError with the reason, IntegrityError when its bytes were refused."""
         return self._route(name).served
 
-    def answer(self, request: Generation) -> Iterator[Piece]:
-        """The pieces of an answer. A staging version is verified and loaded at its first request."""
-        route = self._route(request.model)
-        if route.version is not None and route.version.id not in self._ready:
-            with self._lock:
-                self._prepare(route.version)
-        return self._server(route).answer(request, route.adapter)
+    def answer(self, request: Generation) -> Answer:
+        """An answer in the making. A staging version is verified and loaded at its first request."""
+        for _ in range(CHANGES_OF_SERVER):
+            route = self._ready_route(request.model)
+            with suppress(
+                Closed
+            ):  # the last version on this base left between the two lines: the name leads elsewhere now
+                return Answer(served=route.served, pieces=self._server(route).answer(request, route.adapter))
+        raise FtError(f"the server of {request.model} is closing", cure="ask again")
 
     def counters(self) -> dict[str, float]:
         """Numbers for `/metrics`."""
@@ -99,8 +109,10 @@ class LiveEngine:
             "ft_models_served": len(self.models()),
             "ft_models_refused": len(self.refused),
             "ft_bases_loaded": len(servers),
-            "ft_batches_total": sum(s.batcher.batches for s in servers),
-            "ft_batched_rows_total": sum(s.batcher.rows for s in servers),
+            "ft_decode_steps_total": sum(s.batcher.steps for s in servers),
+            "ft_rows_joined_total": sum(s.batcher.rows for s in servers),
+            "ft_rows_waiting": sum(s.batcher.waiting for s in servers),
+            "ft_rows_running": sum(s.batcher.running for s in servers),
             "ft_largest_batch_rows": max((s.batcher.largest for s in servers), default=0),
         }
 
@@ -108,6 +120,17 @@ class LiveEngine:
         """Ends every decoding thread."""
         for server in self._servers.values():
             server.close()
+
+    def _ready_route(self, name: str) -> Route:
+        """The route of a name, its version verified and loaded."""
+        route = self._route(name)
+        if route.version is None or route.version.id in self._ready:
+            return route
+        with self._lock:
+            route = self._route(name)  # a promotion may have come between: what it archived must not be deployed again
+            if route.version is not None:
+                self._prepare(route.version)
+        return route
 
     def _route(self, name: str) -> Route:
         routes_now = self._routes
@@ -149,10 +172,20 @@ class LiveEngine:
         self._ready.add(version.id)
         logger.warning("%s answers (adapter %s)", version.label, version.adapter_digest[:12])
 
+    def _pin(self, production: list[ModelVersion]) -> None:
+        """Before they are loaded: what is loaded first must not leave for what comes after."""
+        self._pins = {v: frozenset() for v in self._servers}
+        for version in production:
+            host = host_of(version)
+            self._pins[host] = self._pins.get(host, frozenset()) | {version.adapter_digest}
+        for host, server in self._servers.items():
+            server.pin(self._pins[host])
+
     def _open(self, host: str, registered: Registered) -> BaseServer:
         if host not in self._servers:
             ref: Ref = registered.base if host == registered.base.digest else registered.adapter
             self._servers[host] = self.open_server(self.store.fetch(ref))
+            self._servers[host].pin(self._pins.get(host, frozenset()))
         return self._servers[host]
 
     def _server(self, route: Route) -> BaseServer:
@@ -164,18 +197,10 @@ class LiveEngine:
         return self._servers[route.host]
 
     def _forget_others(self) -> None:
-        """Frees adapters that may no longer answer, and bases nobody stands on."""
-        used = {(r.host, r.adapter) for r in self._routes.values()}
-        kept = {r.version.id for r in self._routes.values() if r.version}
-        for version in [v for v in self.catalog.models() if v.id in self._ready - kept]:
-            self._ready.discard(version.id)
-            if (server := self._servers.get(host_of(version))) and (
-                host_of(version),
-                version.adapter_digest,
-            ) not in used:
-                server.release(version.adapter_digest)
-        for host in set(self._servers) - {h for h, _ in used}:
-            self._servers.pop(host).close()
+        """What may no longer answer has to be verified again before it does; bases nobody stands on close after their last answers."""
+        self._ready &= {r.version.id for r in self._routes.values() if r.version}
+        for host in set(self._servers) - {r.host for r in self._routes.values()}:
+            self._servers.pop(host).close(wait=False)
 
 
 def routes(versions: list[ModelVersion]) -> dict[str, Route]:
@@ -214,7 +239,7 @@ def _aliases(version: ModelVersion, versions: list[ModelVersion]) -> tuple[str, 
     return (f"{version.line}:staging",) if version.version == newest else ()
 
 
-def guard(engine: LiveEngine, stopped: threading.Event, every_seconds: float = 1.0) -> None:
+def guard(engine: LiveEngine, stopped: threading.Event, every_seconds: float = REFRESH_SECONDS) -> None:
     """Refreshes until stopped. A catalog that does not answer for a while leaves what is live alive."""
     while not stopped.wait(every_seconds):
         try:

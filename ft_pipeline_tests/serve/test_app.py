@@ -12,7 +12,7 @@ import uvicorn
 
 from ft_pipeline.errors import IntegrityError, NotFoundError
 from ft_pipeline.serve.app import build_app
-from ft_pipeline.serve.engine import BadRequest, Generation, Piece, Served
+from ft_pipeline.serve.engine import Answer, BadRequest, Generation, Piece, Served
 
 
 class Echo:
@@ -32,13 +32,13 @@ class Echo:
             raise NotFoundError(f"the model {name!r} does not answer")
         return served
 
-    def answer(self, request: Generation) -> Iterator[Piece]:
-        self.resolve(request.model)
+    def answer(self, request: Generation) -> Answer:
+        served = self.resolve(request.model)
         self.asked = request
         text = request.prompt if isinstance(request.prompt, str) else request.prompt[-1]["content"]
         if text == "long":
             raise BadRequest("too long", param="messages", code="context_length_exceeded")
-        return self._pieces(text)
+        return Answer(served=served, pieces=self._pieces(text))
 
     def counters(self) -> dict[str, float]:
         return {"ft_batches_total": 7}

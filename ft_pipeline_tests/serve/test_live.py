@@ -13,6 +13,7 @@ from ft_pipeline.register import promotion
 from ft_pipeline.register.registration import Candidate, register
 from ft_pipeline.resources import find_recipe
 from ft_pipeline.serve import deploy
+from ft_pipeline.serve.batching import Closed
 from ft_pipeline.serve.engine import Generation, Piece
 from ft_pipeline.serve.live import LiveEngine
 from ft_pipeline.store.artifacts import Artifact
@@ -27,20 +28,27 @@ class Words:
 
     base: Artifact
     added: list[str] = field(default_factory=list)
-    batcher: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(batches=0, rows=0, largest=0))
+    pinned: frozenset[str] = frozenset()
+    closed: bool = False
+    batcher: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(steps=0, rows=0, largest=0, waiting=0, running=0)
+    )
 
     def add(self, adapter: Artifact, *, recertified: bool = False) -> None:
         self.added.append(adapter.ref.digest)
 
-    def release(self, key: str) -> None:
-        self.added.remove(key)
+    def pin(self, keys: frozenset[str]) -> None:
+        self.pinned = keys
 
     def answer(self, request: Generation, adapter: str | None) -> Iterator[Piece]:
+        if self.closed:
+            raise Closed
         assert adapter is None or adapter in self.added
         return iter([Piece(text=adapter or "base", finish="stop")])
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         self.added.clear()
+        self.closed = True
 
 
 @pytest.fixture
@@ -67,7 +75,7 @@ def make(home, store, catalog, monkeypatch):
 
 
 def says(engine: LiveEngine, name: str) -> str:
-    return "".join(p.text for p in engine.answer(Generation(model=name, prompt="x")))
+    return "".join(p.text for p in engine.answer(Generation(model=name, prompt="x")).pieces)
 
 
 def test_production_answers_by_its_names_and_its_base_too(engine, make):
@@ -147,3 +155,45 @@ def test_a_line_moves_to_a_new_base(engine, make, catalog):
     engine.refresh()
     assert says(engine, LINE) == two.adapter_digest
     assert [v.label for v in deploy.live(catalog)] == [f"{LINE}@2"]
+
+
+def test_production_is_pinned_and_staging_is_not(engine, make, catalog):
+    first = make(1)
+    engine.refresh()
+    second = make(2, line="acme/other", auto_promote=False)
+    engine.refresh()
+    assert says(engine, "acme/other@1") == second.adapter_digest
+    server = engine._servers[first.base_digest]
+    assert server.pinned == {first.adapter_digest}
+    promotion.archive(catalog, first, actor="ann", reason="retired")
+    engine.refresh()
+    assert server.pinned == frozenset()
+
+
+def test_an_archived_version_is_not_deployed_again_by_a_late_request(engine, make, catalog):
+    make(1)
+    engine.refresh()
+    late = engine._route(LINE)
+    make(2)
+    engine.refresh()
+    assert late.version.label == f"{LINE}@1"
+    with pytest.raises(NotFoundError, match="@1 is in archived"):
+        says(engine, late.version.label)
+    assert [v.label for v in deploy.live(catalog)] == [f"{LINE}@2"]
+
+
+def test_a_request_follows_its_line_to_another_base(engine, make):
+    one = make(1)
+    engine.refresh()
+    two = make(2, base="bumped")
+    server, route = engine._servers[one.base_digest], engine._routes[LINE]
+    refresh_at_the_last_moment = engine._server
+
+    def swapped(asked):
+        if asked is route:
+            engine.refresh()
+            return server
+        return refresh_at_the_last_moment(asked)
+
+    engine._server = swapped
+    assert says(engine, LINE) == two.adapter_digest

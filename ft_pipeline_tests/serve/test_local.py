@@ -10,6 +10,7 @@ import pytest
 
 from ft_pipeline.errors import IntegrityError, UserError
 from ft_pipeline.serve.engine import BadRequest, Generation
+from ft_pipeline.serve.limits import Limits
 from ft_pipeline_tests import lines
 
 pytestmark = pytest.mark.slow
@@ -43,22 +44,21 @@ def text(server, adapter, *, prompt=CHAT, **options) -> str:
     return "".join(piece.text for piece in server.answer(request, adapter))
 
 
-def together(server, wanted) -> list[str]:
-    """Answers of requests that wait for one batch: the decoding thread is held until all are queued."""
+def together(server, wanted, **options) -> list[str]:
+    """Answers of requests that come one after the other while the first still decode."""
     answers = [""] * len(wanted)
 
     def ask(i, adapter, prompt):
-        answers[i] = text(server, adapter, prompt=prompt)
+        answers[i] = text(server, adapter, prompt=prompt, **options)
 
-    before = server.batcher.batches
     threads = [threading.Thread(target=ask, args=(i, *w)) for i, w in enumerate(wanted)]
-    with server._lock:
-        for thread in threads:
-            thread.start()
-        threading.Event().wait(0.3)
+    before = server.batcher.steps
+    for thread in threads:
+        thread.start()
+        threading.Event().wait(0.004)
     for thread in threads:
         thread.join()
-    assert server.batcher.batches - before <= 2
+    assert server.batcher.steps - before < 24 * len(wanted) * 0.7, "they ran side by side"
     return answers
 
 
@@ -69,6 +69,47 @@ def test_a_mixed_batch_answers_as_single_requests_do(made):
     single = [text(server, key, prompt=prompt) for key, prompt in wanted]
     assert len(set(single)) >= len(wanted) - 1, "each adapter says something else"
     assert together(server, wanted) == single
+    assert server.batcher.largest > 2
+
+
+def dora(base, trained, store):
+    """A DoRA adapter with drawn weights, published as the trained one is."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from ft_pipeline.store.manifest import Spec
+
+    torch.manual_seed(7)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], use_dora=True, init_lora_weights=False,
+                        task_type="CAUSAL_LM", revision=base.ref.digest)  # fmt: skip
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base.folder), config)
+    spec = Spec(kind="adapter", config={"dora": True}, parents=trained.manifest.parents, code="t")
+    with store.publish(spec) as draft:
+        for path in trained.folder.iterdir():
+            if path.name.startswith(("tokenizer", "chat_template")):
+                (draft.folder / path.name).write_bytes(path.read_bytes())
+        model.save_pretrained(draft.folder)
+    return draft.artifact
+
+
+def test_a_dora_adapter_decodes_beside_the_others(made):
+    server, base, adapters, store = made
+    weights = dora(base, adapters[0], store)
+    server.add(weights)
+    expected = generated(base, weights)
+    plain = adapters[0].ref.digest
+    single = text(server, plain)
+    assert text(server, weights.ref.digest) == expected != single
+    wanted = [(weights.ref.digest, CHAT), (plain, CHAT), (None, CHAT), (weights.ref.digest, CHAT)]
+    assert together(server, wanted) == [expected, single, text(server, None), expected]
+
+
+def test_sampled_rows_join_greedy_ones(made):
+    server, _, adapters, _ = made
+    wanted = [(key, CHAT) for key in (None, *(a.ref.digest for a in adapters))]
+    single = [text(server, key, temperature=0.8, seed=3) for key, _ in wanted]
+    assert together(server, wanted, temperature=0.8, seed=3) == single
 
 
 def test_the_pieces_of_a_stream_are_the_answer(made):
@@ -80,18 +121,23 @@ def test_the_pieces_of_a_stream_are_the_answer(made):
     assert "".join(p.text for p in pieces) == text(server, adapters[0].ref.digest, max_tokens=12)
 
 
-def test_it_is_what_transformers_and_peft_generate(made):
+def generated(base, adapter) -> str:
+    """What transformers and PEFT generate, greedy, one request alone."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    server, base, adapters, _ = made
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.folder), adapters[0].folder).eval()
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.folder), adapter.folder).eval()
     prompt = tokenizer.apply_chat_template(list(CHAT), add_generation_prompt=True, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         tokens = model.generate(input_ids=prompt, max_new_tokens=24, do_sample=False)[0, prompt.shape[1] :]
-    assert text(server, adapters[0].ref.digest) == tokenizer.decode(tokens, skip_special_tokens=True)
+    return tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_it_is_what_transformers_and_peft_generate(made):
+    server, base, adapters, _ = made
+    assert together(server, [(a.ref.digest, CHAT) for a in adapters]) == [generated(base, a) for a in adapters]
 
 
 def test_a_seed_repeats_a_sampled_answer(made):
@@ -111,17 +157,36 @@ def test_evicted_adapters_come_back(made):
     from ft_pipeline.serve.local import PeftServer
 
     _, base, adapters, _ = made
-    server = PeftServer(base, max_adapters=2, max_rows=1)
+    server = PeftServer(base, limits=Limits(max_adapters=2, max_rows=1))
     for adapter in adapters:
         server.add(adapter)
     assert len(server.loaded) == 2
     expected = [text(made[0], a.ref.digest) for a in adapters]
     assert [text(server, a.ref.digest) for a in adapters] == expected
+    server.pin(frozenset({adapters[0].ref.digest}))
     for adapter in adapters:
-        server.release(adapter.ref.digest)
-    assert server.loaded == []
+        text(server, adapter.ref.digest)
+    assert server.loaded[0] == adapters[0].ref.digest, "production stays"
+    server.pin(frozenset())
+    server.batcher.between_steps(lambda: [server.shelf.unload(key) for key in server.loaded])
     assert text(server, None) == text(made[0], None), "without any adapter the base is what it was"
     assert text(server, adapters[1].ref.digest) == expected[1]
+    server.close()
+
+
+def test_an_adapter_that_no_longer_loads_fails_its_own_rows_only(made):
+    from ft_pipeline.serve.local import PeftServer
+
+    _, base, adapters, _ = made
+    server = PeftServer(base)
+    for adapter in adapters[:2]:
+        server.add(adapter)
+    broken, fine = (a.ref.digest for a in adapters[:2])
+    server.batcher.between_steps(lambda: server.shelf.unload(broken))
+    server.shelf._known[broken] = type("Gone", (), {"folder": "/nowhere"})()
+    with pytest.raises(RuntimeError, match="decoding failed"):
+        text(server, broken)
+    assert text(server, fine) == text(made[0], fine)
     server.close()
 
 
