@@ -51,7 +51,7 @@ def test_every_reason_is_explained():
 @pytest.mark.parametrize("page", [*PAGES, PROJECT / "README.md"], ids=lambda page: page.name)
 def test_commands_and_links_exist(page: Path):
     text = page.read_text(encoding="utf-8")
-    commands = {word for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for word in re.findall(r"^ft-pipeline (\w+)", block, re.MULTILINE)}  # fmt: skip
+    commands = {word for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for word in re.findall(r"^ft-pipeline ([\w-]+)", block, re.MULTILINE)}  # fmt: skip
     assert commands <= set(COMMANDS)
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
     assert [link for link in links if not (page.parent / link).exists()] == []

@@ -12,7 +12,7 @@ from rich.tree import Tree
 from ft_pipeline import lineage, resources
 from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, progress_bars, table
-from ft_pipeline.errors import NotFoundError
+from ft_pipeline.errors import IntegrityError, NotFoundError
 from ft_pipeline.register.artifact import verify_seals
 from ft_pipeline.resources import House
 from ft_pipeline.store.manifest import Ref
@@ -102,7 +102,14 @@ def ref_of(house: House, name: str) -> Ref:
         raise NotFoundError(
             f"{name} was never attested", cure=f"run its recipe again, or trace {name.partition('@')[0]}#adapter"
         )
-    return house.catalog.ref(model.registered_digest)
+    try:
+        return house.catalog.ref(model.registered_digest)
+    except NotFoundError as error:
+        raise IntegrityError(
+            f"catalog table artifacts has no row of {model.registered_digest[:12]}, which {model.label} is attested as",
+            why="The index was changed, or it is of another store.",
+            cure=error.cure,
+        ) from None
 
 
 def drawn(node: lineage.Node, *, role: str = "") -> Tree:

@@ -16,7 +16,7 @@ from typing import Any
 from ft_pipeline.curate.artifact import CROISSANT, STATISTICS
 from ft_pipeline.errors import NotFoundError, UserError
 from ft_pipeline.gate.artifact import FOREST, RECERTIFICATION, REPORT, VERDICTS
-from ft_pipeline.register.artifact import KIND, STATEMENT, seal, verify_seals
+from ft_pipeline.register.artifact import CARD, CARD_PAGE, KIND, STATEMENT, seal, verify_seals
 from ft_pipeline.register.attest import public_pem, sign, signing_key, trusted_keys, verify_registered
 from ft_pipeline.register.chain import manifests_of
 from ft_pipeline.register.viewer import Shown, bundle_page
@@ -197,8 +197,9 @@ def _page(
         Shown(
             version=version, manifests=manifests, root=version.registered_digest or "", made_at=made_at, not_included=left_out,
             verdicts=_json(store, report, VERDICTS), statistics=_json(store, statistics, STATISTICS),
-            reports=[
-                (f"Gate report {m.digest[:12]}", f"files/{m.kind}-{m.digest}/{REPORT}") for m in judged if REPORT in m.files
+            pages=[
+                *(("Model card", name) for name in (CARD_PAGE, CARD) if name in manifests[version.registered_digest or ""].files),
+                *((f"Gate report {m.digest[:12]}", f"files/{m.kind}-{m.digest}/{REPORT}") for m in judged if REPORT in m.files),
             ],
             moves=catalog.history(version.line),
             signatures=[

@@ -7,7 +7,9 @@ from html import escape
 
 from ft_pipeline.store.manifest import Manifest
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 236, 84, 24, 56, 16
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 236, 84, 24, 44, 16
+DETOUR = 26
+"""How far to the left a line swings for each row that it passes."""
 COLOURS = {
     "registered_model": "#e7f0ff", "adapter": "#e8f5ec", "checkpoints": "#e8f5ec", "eval_report": "#fff4e0", "recertification": "#fff4e0",
     "override": "#fde8e6", "base_model": "#f0ecfa", "raw_dataset": "#eef1f4", "curated_dataset": "#eef1f4",
@@ -21,11 +23,12 @@ STYLE = (
 def lineage_svg(manifests: Mapping[str, Manifest], root: str) -> str:
     """The graph of artifacts by digest, `root` at the top. Equal manifests give equal text."""
     rows = _rows(manifests, root)
-    width = 2 * MARGIN + max(len(row) for row in rows) * (WIDTH + GAP_X) - GAP_X
+    side = DETOUR * len(rows) + MARGIN
+    width = side + MARGIN + max(len(row) for row in rows) * (WIDTH + GAP_X) - GAP_X
     height = 2 * MARGIN + len(rows) * (HEIGHT + GAP_Y) - GAP_Y
     place = {}
     for depth, row in enumerate(rows):
-        left = (width - len(row) * (WIDTH + GAP_X) + GAP_X) / 2
+        left = side + (width - side - MARGIN - len(row) * (WIDTH + GAP_X) + GAP_X) / 2
         for at, digest in enumerate(row):
             place[digest] = (left + at * (WIDTH + GAP_X), MARGIN + depth * (HEIGHT + GAP_Y))
     lines = "".join(
@@ -57,9 +60,16 @@ def _rows(manifests: Mapping[str, Manifest], root: str) -> list[list[str]]:
 
 
 def _line(child: tuple[float, float], parent: tuple[float, float], role: str) -> str:
-    x1, y1, x2, y2 = child[0] + WIDTH / 2, child[1] + HEIGHT, parent[0] + WIDTH / 2, parent[1]
-    bend = (y1 + y2) / 2
-    curve = f"M{x1:.0f} {y1:.0f}C{x1:.0f} {bend:.0f} {x2:.0f} {bend:.0f} {x2:.0f} {y2:.0f}"
+    """From below the child to the top of the parent; round the left side when rows lie between."""
+    rows = round((parent[1] - child[1]) / (HEIGHT + GAP_Y))
+    if rows == 1:
+        x1, y1, x2, y2 = child[0] + WIDTH / 2, child[1] + HEIGHT, parent[0] + WIDTH / 2, parent[1]
+        bend = (y1 + y2) / 2
+        curve = f"M{x1:.0f} {y1:.0f}C{x1:.0f} {bend:.0f} {x2:.0f} {bend:.0f} {x2:.0f} {y2:.0f}"
+    else:
+        x1, y1, x2, y2 = child[0], child[1] + HEIGHT / 2, parent[0], parent[1] + HEIGHT / 2
+        left = min(x1, x2) - DETOUR * rows
+        curve = f"M{x1:.0f} {y1:.0f}C{left:.0f} {y1:.0f} {left:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
     return f'<path d="{curve}"><title>{escape(role)}</title></path>'
 
 

@@ -9,7 +9,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1d2329}"
     "h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #e4e6ea;padding-bottom:.2rem}"
     "table{border-collapse:collapse;font-size:.88rem;margin:.6rem 0}td,th{border:1px solid #e4e6ea;padding:.25rem .55rem;text-align:left;"
-    "vertical-align:top;overflow-wrap:anywhere}th{background:#f5f7f9}code{font-size:.85em}.wide{overflow-x:auto}"
+    "vertical-align:top;max-width:42rem;min-width:4.5rem}th{background:#f5f7f9;white-space:nowrap}code{font-size:.85em}.wide{overflow-x:auto}"
     ".PASS{color:#1a7f4b;font-weight:600}.FAIL,.ERROR{color:#c0362c;font-weight:600}.INCONCLUSIVE{color:#b7791f;font-weight:600}"
     "@media print{.wide{overflow:visible}svg{max-width:100%;height:auto}}"
 )

@@ -52,13 +52,10 @@ def ml_bom(subject: Any, links: Sequence[Link], evidence: Evidence) -> dict[str,
 
 
 def croissant(subject: Any, adapter: Link, curated: Artifact) -> dict[str, Any]:
-    """The description of the model's dataset, with the model that it stands behind. Hashes of Parquet files are left out: their bytes
-    change with the library, their rows do not; the manifest of the dataset has the digests of both."""
+    """The description of the model's dataset, with the model that it stands behind."""
     made = json.loads(curated.file(CROISSANT).read_bytes()) if CROISSANT in curated.manifest.files else {}
-    files = [{k: v for k, v in f.items() if k != "sha256"} for f in made.get("distribution", [])]
     return {
         **made,
-        "distribution": files,
         "@type": made.get("@type", "sc:Dataset"),
         "name": f"data-of-{subject.tenant}-{subject.name}-{subject.version}",
         "license": subject.licence,
@@ -70,6 +67,12 @@ def croissant(subject: Any, adapter: Link, curated: Artifact) -> dict[str, Any]:
             "identifier": f"sha256:{adapter.ref.digest}",
         },
     }
+
+
+def without_hashes(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A Croissant description without the hashes of its Parquet files: their bytes change with the library, their rows do not."""
+    files = [{k: v for k, v in f.items() if k != "sha256"} for f in document.get("distribution", [])]
+    return {**document, "distribution": files}
 
 
 def _named(link: Link) -> str:

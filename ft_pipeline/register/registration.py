@@ -12,17 +12,18 @@ from ft_pipeline.errors import FtError, GateRefused, NotFoundError
 from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.recipe import Recipe, recipe_sha256
 from ft_pipeline.register import promotion
-from ft_pipeline.register.artifact import KIND, LINEAGE, STATEMENT, seal
+from ft_pipeline.register.artifact import CROISSANT, KIND, LINEAGE, STATEMENT, seal
 from ft_pipeline.register.attest import ROOTS, claimed, sign, signing_key, statement
 from ft_pipeline.register.chain import Link, by_role, distinct, lineage, walk
 from ft_pipeline.register.documents import documents
 from ft_pipeline.register.evidence import Evidence, read_evidence, require_about, require_pass
+from ft_pipeline.register.ml_bom import without_hashes
 from ft_pipeline.register.override import with_override
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.catalog import Catalog, ModelVersion, NewModel
 from ft_pipeline.store.files import write_atomic
-from ft_pipeline.store.fingerprint import canonical_json, code_digest
+from ft_pipeline.store.fingerprint import canonical_json, code_digest, sha256_json
 from ft_pipeline.store.manifest import Ref, Spec
 
 HERE = Path(__file__).parent
@@ -165,6 +166,8 @@ def _artifact(
         (draft.folder / LINEAGE).write_bytes(json.dumps(lineage(links), indent=1, sort_keys=True).encode())
         for name, text in documents((candidate.recipe, evidence), model.version, links, store=store).items():
             write_atomic(draft.folder / name, text.encode())
+            if name == CROISSANT:
+                draft.logical[name] = sha256_json(without_hashes(json.loads(text)))
         draft.counts["ancestors"] = len(claimed(claim))
     return _published(draft.artifact)
 

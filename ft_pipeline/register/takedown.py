@@ -77,7 +77,7 @@ def affected_by(rows: Sequence[str], *, store: Store, catalog: Catalog) -> Affec
         + shards
         + [manifests[p.digest] for m, *_ in kept for p in m.parents.values() if p.digest in manifests]
     )
-    below = _descendants(manifests, [m.digest for m, *_ in kept])
+    below = _descendants(manifests, [m.digest for m, split, _ in kept if split == "holdout"])
     samples = [manifests[d] for d in below if "samples.parquet" in manifests[d].files]
     return Affected(
         rows=keys,

@@ -61,8 +61,8 @@ class Shown:
     manifests: Mapping[str, Manifest]
     root: str
     verdicts: Mapping[str, Any]
-    reports: Sequence[tuple[str, str]]
-    """Title and path in the bundle of each gate report."""
+    pages: Sequence[tuple[str, str]]
+    """Title and path in the bundle of the model card and of each gate report."""
     statistics: Mapping[str, Any]
     moves: Sequence[Transition]
     signatures: Sequence[tuple[str, str, str]]
@@ -77,10 +77,7 @@ def bundle_page(shown: Shown) -> str:
     facts = [(name, getattr(version, name)) for name in (
         "stage", "base_digest", "dataset_digest", "adapter_digest", "report_digest", "registered_digest", "recipe_sha256", "code", "created_at"
     )]  # fmt: skip
-    links = "".join(
-        f'<li><a href="{escape(path)}">{escape(title)}</a></li>'
-        for title, path in (("Model card", "model_card.html"), *shown.reports)
-    )
+    links = "".join(f'<li><a href="{escape(path)}">{escape(title)}</a></li>' for title, path in shown.pages)
     intro = paragraph(
         f"Evidence exported {shown.made_at}. This page is for reading; `python -I verify.py` in this folder checks every byte of it, "
         "the digests, the chain and the signatures, and needs nothing but Python."

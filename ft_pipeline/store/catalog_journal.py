@@ -45,7 +45,7 @@ class Journal(Database):
     def verify_rows(self) -> int:
         """Compares every row of every journaled table with the journal, whose chain is re-hashed. Returns the journal's length.
 
-        About 10 us a line. Raises IntegrityError naming the table, the row and the column.
+        About 15 us a line (20,000 lines in 0.31 s of a core). Raises IntegrityError naming the table, the row and the column.
         """
         with self.snapshot() as db:
             return require_rows(db)
