@@ -164,6 +164,11 @@ class Batcher:
         return len(self._waiting)
 
     @property
+    def alive(self) -> bool:
+        """False when the decoding thread is gone: nothing that is queued would ever be answered."""
+        return self._thread.is_alive()
+
+    @property
     def running(self) -> int:
         """Rows in the batch."""
         return len(self._decoder.running)

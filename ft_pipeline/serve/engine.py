@@ -105,3 +105,7 @@ class Engine(Protocol):
     def counters(self) -> dict[str, float]:
         """Numbers for `/metrics`: name -> value."""
         ...
+
+    def trouble(self) -> str:
+        """Why it cannot answer, empty when it can: what a health check must not hide."""
+        ...

@@ -35,6 +35,11 @@ class Limits:
     drain_seconds: int = 120
     """After SIGTERM, for answers that run; Kubernetes kills after its own grace period."""
 
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that decode or wait, over all bases of the process."""
+        return self.max_rows + self.max_waiting
+
     def fits(self, most_tokens: int, running: Sequence[Sized], joining: Sequence[Any]) -> bool:
         """True when one more row may join. A row that exceeds a limit alone joins alone."""
         rows = [*running, *joining]

@@ -116,6 +116,11 @@ class LiveEngine:
             "ft_largest_batch_rows": max((s.batcher.largest for s in servers), default=0),
         }
 
+    def trouble(self) -> str:
+        """Empty while every base has its decoding thread."""
+        dead = [host[:12] for host, server in self._servers.copy().items() if not server.batcher.alive]
+        return f"the decoding thread of base {', '.join(dead)} has ended: restart the server" if dead else ""
+
     def close(self) -> None:
         """Ends every decoding thread."""
         for server in self._servers.values():

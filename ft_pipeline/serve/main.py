@@ -10,6 +10,7 @@ import threading
 from ft_pipeline import settings as settings_module
 from ft_pipeline.errors import FtError, UserError
 from ft_pipeline.serve.client import catalog_mark
+from ft_pipeline.serve.limits import Limits
 from ft_pipeline.serve.live import BaseServer, LiveEngine, guard
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, open_store
@@ -17,20 +18,20 @@ from ft_pipeline.store.catalog import open_catalog
 
 
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int) -> None:
-    """Serves until it is stopped. Raises UserError when the port is taken."""
-    import uvicorn
-
+    """Serves until SIGTERM or Ctrl-C, then answers what runs. Raises UserError when the port is taken."""
     from ft_pipeline.serve.app import build_app
+    from ft_pipeline.serve.drain import run_until_told
 
+    limits = Limits()
     listening = _listen(host, port)
-    engine = open_engine(settings)
+    engine = open_engine(settings, limits)
     engine.refresh()
     stopped = threading.Event()
     watcher = threading.Thread(target=guard, args=(engine, stopped), name="watch-catalog", daemon=True)
     watcher.start()
-    app = build_app(engine, facts={"catalog": catalog_mark(settings)})
+    app = build_app(engine, facts={"catalog": catalog_mark(settings)}, limits=limits)
     try:
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        run_until_told(app, listening, drain_seconds=limits.drain_seconds)
     finally:
         stopped.set()
         watcher.join()
@@ -38,13 +39,13 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int) -> None:
         listening.close()
 
 
-def open_engine(settings: Settings) -> LiveEngine:
+def open_engine(settings: Settings, limits: Limits) -> LiveEngine:
     """The engine over the settings' store and catalog; torch is imported when the first base model is opened."""
 
     def open_server(base: Artifact) -> BaseServer:
         from ft_pipeline.serve.local import PeftServer
 
-        return PeftServer(base, threads=settings.threads)
+        return PeftServer(base, threads=settings.threads, limits=limits)
 
     return LiveEngine(
         catalog=open_catalog(settings), store=open_store(settings), settings=settings, open_server=open_server

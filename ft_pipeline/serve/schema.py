@@ -19,6 +19,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class ResponseFormat(BaseModel):
+    """Only text can be promised."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
 class Sampling(BaseModel):
     """What both kinds of request share. A field that would change the answer and is not supported is refused, never ignored."""
 
@@ -34,6 +41,7 @@ class Sampling(BaseModel):
     n: Literal[1] | None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -43,6 +51,15 @@ class Sampling(BaseModel):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stop) > 4 or not all(stop):
             raise BadRequest("stop takes one to four texts, none of them empty", param="stop")
+        if self.stream_options and not self.stream:
+            raise BadRequest("stream_options needs stream: true", param="stream_options")
+        if self.response_format and self.response_format.type != "text":
+            raise BadRequest(
+                f"response_format {self.response_format.type!r} is not supported by this server",
+                param="response_format",
+                why="JSON mode promises valid JSON; that takes constrained decoding, which none of the installed libraries has.",
+                cure="ask for JSON in the messages and check the answer, or serve the model with vLLM",
+            )
         return Generation(
             model=self.model,
             prompt=prompt,

@@ -12,13 +12,16 @@ import uvicorn
 
 from ft_pipeline.errors import IntegrityError, NotFoundError
 from ft_pipeline.serve.app import build_app
-from ft_pipeline.serve.engine import Answer, BadRequest, Generation, Piece, Served
+from ft_pipeline.serve.engine import Answer, BadRequest, Busy, Generation, Piece, Served
+from ft_pipeline.serve.intake import Intake
+from ft_pipeline.serve.limits import Limits
 
 
 class Echo:
     """Answers with the last message, word by word."""
 
     asked: Generation
+    broken = ""
 
     def models(self) -> list[Served]:
         return [
@@ -36,12 +39,17 @@ class Echo:
         served = self.resolve(request.model)
         self.asked = request
         text = request.prompt if isinstance(request.prompt, str) else request.prompt[-1]["content"]
+        if text == "later":
+            raise Busy(256, retry_after_seconds=3)
         if text == "long":
             raise BadRequest("too long", param="messages", code="context_length_exceeded")
         return Answer(served=served, pieces=self._pieces(text))
 
     def counters(self) -> dict[str, float]:
         return {"ft_batches_total": 7}
+
+    def trouble(self) -> str:
+        return self.broken
 
     def _pieces(self, text: str) -> Iterator[Piece]:
         for word in text.split():
@@ -85,6 +93,7 @@ def test_a_streamed_answer_with_usage(client):
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage.completion_tokens == 2
+    assert all(c.usage is None for c in chunks[:-1])
 
 
 def test_text_completions(client):
@@ -152,7 +161,84 @@ def test_an_unknown_route_has_openais_shape(client):
         client.embeddings.create(model="acme/router", input="x")
 
 
-def test_metrics_count(client):
-    text = httpx.get(str(client.base_url).replace("/v1/", "/metrics"), trust_env=False).text
-    assert 'ft_requests_total{model="acme/router"}' in text
-    assert "ft_batches_total 7" in text
+def page(client, path: str) -> httpx.Response:
+    return httpx.get(str(client.base_url).replace("/v1/", path), trust_env=False)
+
+
+def test_metrics_count_by_tenant_version_and_outcome(client):
+    client.chat.completions.create(**say("one two three"))
+    text = page(client, "/metrics").text
+    who = 'tenant="acme",model="acme/router@3"'
+    assert f'ft_requests_total{{{who},outcome="stop"}}' in text
+    assert f"ft_completion_tokens_total{{{who}}}" in text
+    for family in ("ft_request_seconds", "ft_first_token_seconds", "ft_queue_seconds"):
+        assert f"# TYPE {family} histogram" in text
+        count = next(line for line in text.splitlines() if line.startswith(f"{family}_count{{{who}}}")).split()[-1]
+        assert f'{family}_bucket{{{who},le="+Inf"}} {count}' in text
+    assert "# TYPE ft_batches_total counter\nft_batches_total 7" in text
+
+
+def test_health_says_when_nothing_can_answer(client, engine):
+    assert (page(client, "/health").status_code, page(client, "/healthz").json()["status"]) == (200, "ok")
+    engine.broken = "the decoding thread has ended"
+    try:
+        assert page(client, "/health").status_code == 503
+        assert "thread has ended" in page(client, "/health").text
+    finally:
+        engine.broken = ""
+
+
+def test_a_full_queue_is_429_and_says_when_to_come_back(client):
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.chat.completions.create(**say("later"))
+    assert (refused.value.response.headers["retry-after"], refused.value.code) == ("3", "queue_full")
+
+
+def test_a_body_that_is_too_large_is_413(client):
+    with pytest.raises(openai.APIStatusError, match="larger than") as refused:
+        client.chat.completions.create(**say("x" * (4 * 2**20)))
+    assert refused.value.status_code == 413
+
+    def parts():
+        for _ in range(80):
+            yield b"x" * 2**16
+
+    url = str(client.base_url) + "chat/completions"
+    assert httpx.post(url, content=parts(), trust_env=False).status_code == 413
+
+
+def test_more_requests_than_may_wait_are_refused_before_they_cost_a_thread():
+    import anyio
+
+    async def slow(scope, receive, send):
+        await anyio.sleep(0.1)
+
+    async def two() -> list[int]:
+        gate = Intake(slow, limits=Limits(max_rows=1, max_waiting=0), refused=statuses.append)
+        scope = {"type": "http", "method": "POST", "headers": [], "path": "/"}
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": b"{}"}
+
+        async def send(message):
+            sent.append(message)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(gate, scope, receive, send)
+            await anyio.sleep(0.01)
+            await gate(scope, receive, send)
+        return [m["status"] for m in sent if "status" in m]
+
+    statuses: list[int] = []
+    assert anyio.run(two) == [429] == statuses
+
+
+def test_json_mode_is_refused_with_a_reason_and_plain_text_is_not(client):
+    with pytest.raises(openai.BadRequestError, match="constrained decoding"):
+        client.chat.completions.create(**say("x"), response_format={"type": "json_object"})
+    assert client.chat.completions.create(**say("x"), response_format={"type": "text"}).choices
+
+
+def test_an_answer_names_the_weights_that_gave_it(client):
+    assert client.chat.completions.create(**say("x")).system_fingerprint == "fp_" + "a" * 12

@@ -31,7 +31,7 @@ class Words:
     pinned: frozenset[str] = frozenset()
     closed: bool = False
     batcher: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(steps=0, rows=0, largest=0, waiting=0, running=0)
+        default_factory=lambda: SimpleNamespace(steps=0, rows=0, largest=0, waiting=0, running=0, alive=True)
     )
 
     def add(self, adapter: Artifact, *, recertified: bool = False) -> None:
