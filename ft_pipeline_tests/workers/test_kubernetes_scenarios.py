@@ -70,7 +70,7 @@ def test_3_exit_0_without_an_artifact_is_a_failure(home, stage):
 
 def test_4_a_cancelled_trainer_that_does_not_listen_is_killed_after_its_grace(home, store, tmp_path):
     with scene(home, store, tmp_path) as stage:
-        stage.profile = replace(stage.profile, grace_seconds=2, shutdown_seconds=1)
+        stage.profile = replace(stage.profile, grace_seconds=3, shutdown_seconds=1)
         run = stage.start(counting(home, steps=100000, do="stubborn"))
         until(lambda: run.step >= 3)
         run.interrupt = True
