@@ -85,7 +85,7 @@ def history(name: str, *, as_json: bool) -> None:
 
 def takedowns_of(catalog: Catalog, labels: set[str], *, whole: bool) -> list[dict[str, Any]]:
     """Rows of data that these versions were made from and that were taken down, as rows of the history."""
-    found = []
+    found: list[dict[str, Any]] = []
     for t in catalog.takedowns():
         for model in (v.label for v in t.models if v.label in labels):
             moved = f"row {t.row_key}: takedown {t.event}"

@@ -19,6 +19,7 @@ from ft_pipeline.register.documents import documents
 from ft_pipeline.register.evidence import Evidence, read_evidence, require_about, require_pass
 from ft_pipeline.register.ml_bom import without_hashes
 from ft_pipeline.register.override import with_override
+from ft_pipeline.register.takedown import require_not_forgotten
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.catalog import Catalog, ModelVersion, NewModel
@@ -68,6 +69,7 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
     roots = _roots(candidate, evidence, store)
     _require_own_base(candidate, roots[0], evidence, catalog=catalog)
     require_pass(evidence, line)
+    require_not_forgotten((link.ref.digest for link in distinct(roots[0])), line, catalog)
     model = catalog.register(_new_model(candidate, store, roots[0]))
     report_id = catalog.add_report(
         model.id, candidate.base.digest, evidence.suite_sha256, evidence.backed, candidate.report.digest

@@ -6,8 +6,9 @@ whose teacher did, an adapter that started from another. Read from the manifests
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,8 @@ class Affected:
     """Curated dataset and split."""
     adapters: tuple[Ref, ...]
     """Whose weights learned from a row, themselves or through what they were made of; those that others need first."""
+    learned: tuple[str, ...]
+    """Digests of the shards with a row and of everything that was made of them, but for reports."""
     versions: tuple[ModelVersion, ...]
     deployments: tuple[tuple[str, ModelVersion], ...]
     """Pool and version."""
@@ -84,6 +87,7 @@ def affected_by(rows: Sequence[str], *, store: Store, catalog: Catalog) -> Affec
         origins=tuple(sorted({origin for key, *_, origin in seen if key in keys and origin})),
         datasets=tuple(sorted({(m.ref, split) for m, split, _ in kept}, key=lambda x: (x[0].digest, x[1]))),
         adapters=tuple(m.ref for m in adapters),
+        learned=tuple(sorted(d for d in levels if manifests[d].kind not in NEVER_WEIGHTS)),
         versions=tuple(versions),
         deployments=tuple((pool, v) for v in versions for pool in catalog.pools_of(v.id)),
         lines=_lines(catalog, manifests, [m.digest for m, *_ in kept], levels=levels),
@@ -119,6 +123,22 @@ def complete(found: Affected, *, reason: str, catalog: Catalog, settings: Settin
     _record(found, COMPLETED, reason.strip() or "no affected version is deployed", catalog=catalog, settings=settings)
 
 
+def require_not_forgotten(chain: Iterable[str], label: str, catalog: Catalog) -> None:
+    """Raises GateRefused when one of the artifacts (digests) that a model is made of learned from a row that was taken down."""
+    gone: dict[str, str] = {}
+    if events := catalog.takedowns():
+        catalog.verify_rows()
+    for event in events:
+        claim = json.loads(base64.b64decode(json.loads(event.envelope)["payload"]))
+        gone |= dict.fromkeys(claim["predicate"]["learned"], event.row_key)
+    if found := next((digest for digest in chain if digest in gone), None):
+        raise GateRefused(
+            f"{label} is made of {found[:12]}, which learned from the row {gone[found]} that was taken down",
+            why="A row that must be forgotten must not come back through an older adapter, a reward model or old shards.",
+            cure="run the line that made it again, then this one: curate leaves the row out",
+        )
+
+
 def plan(found: Affected) -> list[str]:
     """What a person has to do, step by step, as lines of Markdown."""
     steps = [
@@ -145,7 +165,7 @@ def plan(found: Affected) -> list[str]:
 def _record(found: Affected, event: str, reason: str, *, catalog: Catalog, settings: Settings) -> None:
     key = signing_key(settings.signing_key)
     facts = {
-        "datasets": sorted({ref.digest for ref, _ in found.datasets}), "adapters": sorted(ref.digest for ref in found.adapters),
+        "datasets": sorted({ref.digest for ref, _ in found.datasets}), "learned": list(found.learned),
         "models": [v.label for v in found.versions],
     }  # fmt: skip
 

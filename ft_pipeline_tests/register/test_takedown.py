@@ -141,6 +141,14 @@ def test_the_takedown_ends_when_nobody_answers_from_it_and_shuts_the_way_back(st
     assert catalog.verify_rows() > 20
 
 
+def test_nothing_that_learned_from_it_is_registered_any_more(store, catalog, lines, home):
+    found = takedown.affected_by([TRAINED], store=store, catalog=catalog)
+    takedown.request(found, reason="asked", catalog=catalog, settings=home)
+    with pytest.raises(GateRefused, match=f"acme/new is made of .* learned from the row {TRAINED}"):
+        takedown.require_not_forgotten([lines["policy"]["adapter"].ref.digest], "acme/new", catalog)
+    takedown.require_not_forgotten([lines["other"]["adapter"].ref.digest], "acme/other", catalog)
+
+
 def test_a_reason_is_asked_for_a_dry_run_records_nothing_and_nothing_ends_before_it_began(
     store, catalog, lines, typed, home
 ):

@@ -168,6 +168,50 @@ def test_two_connections_at_once(catalog: Catalog, race: str, order: str) -> Non
     assert len(said) == 1 and "ft: " in said[0], "one of the two was refused"
 
 
+def take_down(catalog: Catalog, event: str, models: list[int]) -> None:
+    catalog.add_takedown(["r1"], models, event=event, actor="ann", reason="asked", sign=lambda _: "{}")
+
+
+def test_what_was_made_from_a_forgotten_row_never_comes_back(catalog: Catalog) -> None:
+    with pytest.raises(FtError, match="completed after it was requested"):
+        take_down(catalog, "completed", [2])
+    take_down(catalog, "requested", [1, 2])
+    with pytest.raises(FtError, match="made from the row is deployed"):
+        take_down(catalog, "completed", [1, 2])
+    catalog.undeploy("local", 1)
+    take_down(catalog, "completed", [1, 2])
+    assert "taken down" in refused(catalog, DEPLOY.format(1))
+    with pytest.raises(FtError, match="taken down"):
+        promote_2(catalog)
+    assert catalog.forgotten() == ("r1",) and catalog.verify_rows() >= 20
+
+
+@pytest.mark.parametrize("table", ["journal", "seals", "takedowns", "takedown_models"])
+def test_the_new_tables_only_grow(catalog: Catalog, table: str) -> None:
+    take_down(catalog, "requested", [1])
+    catalog.add_seal(lambda _: "{}")
+    column = "model_id" if table == "takedown_models" else "created_at"
+    assert f"{table} is append-only" in refused(catalog, f"UPDATE {table} SET {column} = {column}")
+    assert f"{table} is append-only" in refused(catalog, f"DELETE FROM {table}")
+
+
+def test_a_journal_line_out_of_order_is_refused(catalog: Catalog) -> None:
+    forged = "INSERT INTO journal SELECT seq + 7, table_name, row_key, content, created_at, previous_sha256, sha256 FROM journal WHERE seq = 1"
+    assert "hash chain" in refused(catalog, forged)
+
+
+def test_the_owner_of_either_database_is_betrayed_by_the_journal(catalog: Catalog) -> None:
+    off = {
+        "sqlite": "DROP TRIGGER eval_reports_update_append_only",
+        "postgresql": "ALTER TABLE eval_reports DISABLE TRIGGER ALL",
+    }
+    with catalog.write() as db:
+        db.execute(sa.text(off[db.dialect.name]))
+        db.execute(sa.text(f"UPDATE eval_reports SET suite_sha256 = '{OTHER_SUITE}' WHERE id = 2"))
+    with pytest.raises(FtError, match=r"table eval_reports, row \[2\]: it was changed: suite_sha256 was '5"):
+        catalog.deploy("local", 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_nobody_decides_on_an_old_snapshot(postgres_url: str, level: str) -> None:
