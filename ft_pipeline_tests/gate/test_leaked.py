@@ -72,8 +72,10 @@ def test_a_question_is_found_word_for_word_inside_a_longer_row_and_nearly_so(tra
         row(2, near),
         row(3, "and why?"),
         row(4, f"Please: say it again! {asked(5)}"),
+        row(5, "Like assertTrue(a < b)."),
         *(row(n) for n in range(10, 60)),
     ]
+    tasks.append(task(902, "Like assertTrue(a > b)."))
     leak = leak_of(tasks, [trained(rows)])
     assert leak.questions == {"h100": True, "h101": False, "h102": False, "h900": True}
     assert [(s.questions, s.exactly) for s in leak.sources] == [(4, 2)] and leak.num_datasets == 1
