@@ -99,7 +99,9 @@ def set_adapter(base: Any, wanted: list[Any]) -> Run:
     with torch.inference_mode():
         for at in range(len(wanted)):
             model.set_adapter(f"a{at}", inference_mode=True)
-            tokens = model.generate(input_ids=prompt, max_new_tokens=TOKENS, do_sample=False)[0, prompt.shape[1] :]
+            tokens = model.generate(
+                input_ids=prompt, max_new_tokens=TOKENS, do_sample=False, eos_token_id=tokenizer.eos_token_id
+            )[0, prompt.shape[1] :]
             answers.append(tokenizer.decode(tokens, skip_special_tokens=True))
             latencies.append(time.perf_counter() - start)
     return Run(time.perf_counter() - start, latencies, answers)
@@ -181,9 +183,9 @@ def wide_adapters(store: Any, base: Any, number: int) -> list[Any]:
     """LoRA of rank 8 on q_proj and v_proj, weights drawn from a seed each."""
     from safetensors.numpy import save_file
 
-    from ft_pipeline.store.manifest import Ref, Spec
+    from ft_pipeline.store.manifest import Spec
 
-    made, none = [], Ref(kind="checkpoints", digest="0" * 64)
+    made = []
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"],
         "base_model_name_or_path": "tiny", "revision": base.ref.digest, "inference_mode": True,
@@ -195,11 +197,13 @@ def wide_adapters(store: Any, base: Any, number: int) -> list[Any]:
                 at = f"base_model.model.model.layers.{layer}.self_attn.{module}"
                 weights[f"{at}.lora_A.weight"] = random.normal(0, 0.5, (8, 256)).astype(np.float32)
                 weights[f"{at}.lora_B.weight"] = random.normal(0, 0.5, (out, 8)).astype(np.float32)
-        spec = Spec(kind="adapter", config={"seed": seed}, parents={"base": base.ref, "checkpoints": none}, code="t")
+        spec = Spec(kind="adapter", config={"seed": seed}, parents={"base": base.ref}, code="t")
         with store.publish(spec) as draft:
             save_file(weights, draft.folder / "adapter_model.safetensors")
             (draft.folder / "adapter_config.json").write_text(json.dumps(config))
-            tiny.tokenizer_folder(draft.folder)
+            for path in base.folder.iterdir():
+                if path.name.startswith(("tokenizer", "chat_template")):
+                    (draft.folder / path.name).write_bytes(path.read_bytes())
         made.append(draft.artifact)
     return made
 
