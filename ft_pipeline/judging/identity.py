@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.judging.forms import Form
-from ft_pipeline.judging.scripted import source_of
+from ft_pipeline.named_function import source_of
 from ft_pipeline.recipe_gate import Judge
 from ft_pipeline.store.fingerprint import code_digest
 
@@ -20,7 +20,7 @@ CODE = ("forms.py", "duels.py", "judge.py")
 
 def identity_of(judge: Judge, *forms: Form, model: str = "") -> dict[str, Any]:
     """What decides a judge's opinions, to be hashed. `model`: the whole digest of a local model."""
-    code = {"source": source_of(judge.model)} if judge.kind == "scripted" else {}
+    code = {"source": code_digest(source_of(judge.model, what="scripted judge"))} if judge.kind == "scripted" else {}
     return {
         "kind": judge.kind, "model": model or judge.model, "family": judge.family, "max_new_tokens": judge.max_new_tokens,
         "seed": judge.seed, "temperature": 0, "forms": {form.name: form.sha256 for form in forms},

@@ -7,14 +7,15 @@ from pathlib import Path
 from ft_pipeline import settings
 from ft_pipeline.judging.endpoint import Endpoint
 from ft_pipeline.judging.judge import Speaker
-from ft_pipeline.judging.scripted import Scripted, function_of
+from ft_pipeline.judging.scripted import Scripted
+from ft_pipeline.named_function import function_named
 from ft_pipeline.recipe_gate import Judge
 
 
 def speaker_of(judge: Judge, *, folder: Path | None = None, device: str = "cpu") -> Speaker:
     """The judge, ready to be asked. `folder`: of a local model. Raises UserError without its key, RecipeError without its function."""
     if judge.kind == "scripted":
-        return Scripted(function_of(judge.model))
+        return Scripted(function_named(judge.model, what="scripted judge"))
     if judge.kind == "local":
         from ft_pipeline.judging.local import LocalModel
 

@@ -11,8 +11,9 @@ from ft_pipeline.judging.duels import Duel, control_calls, duel_calls, first_pla
 from ft_pipeline.judging.families import families_of, refuse_own_kind
 from ft_pipeline.judging.forms import GUARD, HARM, PAIR, PAIR_WITH_REFERENCE, REFUSAL, pair_form
 from ft_pipeline.judging.judge import PairJudge, PairRequest
-from ft_pipeline.judging.scripted import Replay, Scripted, function_of
+from ft_pipeline.judging.scripted import Replay, Scripted
 from ft_pipeline.judging.transcripts import Asking, ask_all, failures, read_rows, write_rows
+from ft_pipeline.named_function import function_named
 from ft_pipeline.recipe import Judge
 from ft_pipeline_tests.judging import judges
 
@@ -77,9 +78,9 @@ def test_a_judge_without_what_its_kind_needs_is_no_recipe(fields) -> None:
 def test_a_scripted_judge_and_its_replay_say_the_same(tmp_path) -> None:
     judge = PairJudge(Scripted(judges.prefers_longer))
     assert judge.judge(PairRequest(prompt="p", first="long", second="s")).winner == "first"
-    assert function_of("ft_pipeline_tests.judging.judges:always_first") is not None
+    assert function_named("ft_pipeline_tests.judging.judges:always_first", what="judge") is not None
     with pytest.raises(RecipeError, match="defines no function"):
-        function_of("ft_pipeline_tests.judging.judges:nothing")
+        function_named("ft_pipeline_tests.judging.judges:nothing", what="judge")
     calls = duel_calls(_duels(6))
     rows = ask_all(calls, Asking(speaker=Scripted(judges.prefers_longer), path=tmp_path / "t.jsonl"))
     again = ask_all(calls, Asking(speaker=Replay(rows), path=tmp_path / "again.jsonl"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ from typing import Any
 from ft_pipeline.errors import DataError, RecipeError, TrainingFailed, did_you_mean
 from ft_pipeline.finetune.rewards.builtin import BUILT_IN
 from ft_pipeline.finetune.rewards.trained import TrainedReward, is_model
+from ft_pipeline.named_function import function_named
+from ft_pipeline.named_function import source_of as source_named
 from ft_pipeline.recipe_reinforce import MODEL, Reward
 from ft_pipeline.store.fingerprint import code_digest, sha256_bytes
 from ft_pipeline.store.manifest import Spec
@@ -76,21 +77,11 @@ def source_of(reward: Reward) -> Path:
         return HERE / "builtin.py"
     if is_model(reward):
         return HERE / "scorer.py"
-    module, colon, _ = reward.name.partition(":")
-    if not colon:
+    if ":" not in reward.name:
         raise RecipeError(
             f"reward {reward.name}: {did_you_mean(reward.name, BUILT_IN)}; or package.module:function, or model:DIGEST"
         )
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or not found.origin or not found.origin.endswith(".py"):
-        raise RecipeError(
-            f"reward {reward.name}: no module {module} with Python source",
-            cure="install the package that holds it, and name package.module:function",
-        )
-    return Path(found.origin)
+    return source_named(reward.name, what="reward")
 
 
 def function_of(reward: Reward, trained: TrainedReward | None = None, *, device: str = "cpu") -> Score:
@@ -99,7 +90,9 @@ def function_of(reward: Reward, trained: TrainedReward | None = None, *, device:
     trained: the reward model that the reward names, which is loaded. Raises RecipeError when it cannot be called as
     `f(completions, **columns)`.
     """
-    function = _asking(trained, device) if trained else BUILT_IN.get(reward.name) or _imported(reward.name)
+    function = (
+        _asking(trained, device) if trained else BUILT_IN.get(reward.name) or function_named(reward.name, what="reward")
+    )
     try:
         inspect.signature(function).bind(
             completions=[], prompts=[], answer=[], prompt_ids=[], completion_ids=[], row_id=[], **reward.parameters
@@ -125,17 +118,6 @@ def short_name(reward: Reward) -> str:
 def _asking(trained: TrainedReward, device: str) -> Score:
     # by name: a door imports this file and never torch
     return importlib.import_module("ft_pipeline.finetune.rewards.scorer").scored_by(trained, device=device)
-
-
-def _imported(name: str) -> Score:
-    module, _, attribute = name.partition(":")
-    found = getattr(importlib.import_module(module), attribute, None)
-    if not inspect.isfunction(found) or found.__module__ != module:
-        raise RecipeError(
-            f"reward {name}: {module} defines no function {attribute!r}",
-            why="The digest of the artifact is that of this module's source, so the function must be written in it.",
-        )
-    return found
 
 
 def _checked(name: str, made: Any, count: int) -> list[float]:

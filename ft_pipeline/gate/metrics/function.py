@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import DataError, RecipeError
 from ft_pipeline.gate.metrics.metric import Metric
+from ft_pipeline.named_function import function_named, source_of
 from ft_pipeline.store.fingerprint import code_digest
 
 
@@ -22,29 +20,12 @@ def is_function(name: str) -> bool:
 
 def function_code(name: str) -> str:
     """Digest of the module that defines the function, which is not imported. Raises RecipeError when there is no source."""
-    module = name.partition(":")[0]
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or not found.origin or not found.origin.endswith(".py"):
-        raise RecipeError(
-            f"holdout metric {name}: no module {module} with Python source",
-            why="What decides a verdict is versioned by its source.",
-            cure="install the package that holds it, and name package.module:function",
-        )
-    return code_digest(Path(found.origin))
+    return code_digest(source_of(name, what="holdout metric"))
 
 
 def function_metric(name: str, parameters: Mapping[str, Any]) -> Metric:
     """`f(reference, answer, **parameters) -> share in [0, 1]`. Raises RecipeError when it cannot be called so."""
-    module, _, attribute = name.partition(":")
-    function = getattr(importlib.import_module(module), attribute, None)
-    if not inspect.isfunction(function) or function.__module__ != module:
-        raise RecipeError(
-            f"holdout metric {name}: {module} defines no function {attribute!r}",
-            why="The report's identity holds the digest of that module's source, so the function must be written in it.",
-        )
+    function = function_named(name, what="holdout metric")
     try:
         inspect.signature(function).bind("reference", "answer", **parameters)
     except TypeError as error:
