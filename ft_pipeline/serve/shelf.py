@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import DynamicCache
 
 from ft_pipeline.errors import FtError, IntegrityError, UserError
@@ -26,6 +28,8 @@ class Shelf:
         self._known: dict[str, Artifact] = {}
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._pinned: frozenset[str] = frozenset()
+        self._names: list[str] | None = None
+        self._hooks: list[Any] = []
         self.loads, self.evictions = 0, 0
 
     @property
@@ -62,6 +66,7 @@ class Shelf:
             else:
                 self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=peft_name(key))
             self._model.eval()
+            self._hook()
             self._loaded[key] = None
             self.loads += 1
         self._loaded.move_to_end(key)
@@ -91,20 +96,35 @@ class Shelf:
     ) -> torch.Tensor:
         """Logits of the last position, float32 [rows, vocabulary]. `ids` are the positions that the cache lacks."""
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        self._choose(adapters)
         output = self._model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1, **self._chosen(adapters),
+            logits_to_keep=1,
         )  # fmt: skip
         return output.logits[:, -1].float()
 
-    def _chosen(self, adapters: Sequence[str | None]) -> dict[str, list[str]]:
-        """The argument that names each row's adapter; an adapter that stands alone is activated instead."""
-        if not self._loaded:
-            return {}
+    def _choose(self, adapters: Sequence[str | None]) -> None:
+        """Names the adapter of each row for the layers; an adapter that stands alone is activated instead."""
+        self._names = None
         if self.stands_alone(adapters[0]):
             self._model.set_adapter(peft_name(str(adapters[0])), inference_mode=True)
-            return {}
-        return {"adapter_names": [peft_name(key) if key else BASE_ROW for key in adapters]}
+        elif self._loaded:
+            self._names = [peft_name(key) if key else BASE_ROW for key in adapters]
+
+    def _hook(self) -> None:
+        """Hands the names to every adapted layer, once for all passes.
+
+        `adapter_names` as an argument of the model does the same, but walks all modules of all adapters twice a token.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        layers: Any = [m for m in self._model.modules() if isinstance(m, LoraLayer | AuxiliaryTrainingWrapper)]
+        self._hooks = [layer.register_forward_pre_hook(self._named, with_kwargs=True) for layer in layers]
+
+    def _named(
+        self, _layer: Any, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (args, named if self._names is None else {**named, "adapter_names": self._names})
 
     @torch.inference_mode()
     def _require_effect(self, key: str) -> None:

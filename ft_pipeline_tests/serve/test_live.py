@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -62,11 +62,14 @@ def make(home, store, catalog, monkeypatch):
 
     monkeypatch.setenv("FT_RECIPES", str(home.home / "recipes"))
 
-    def version(seed: int, *, line: str = LINE, base: str = "base", **options):
+    def version(seed: int, *, line: str = LINE, base: str = "base", full: bool = False, **options):
         lines.recipe_file(home, line)
         made = lines.publish_line(store, catalog, base=lines.plain_base(store, base), line=line, seed=seed, **options)
+        recipe = find_recipe(settings.load(), line)
+        if full:
+            recipe = replace(recipe, finetune=replace(recipe.finetune, lora=None))
         candidate = Candidate(
-            recipe=find_recipe(settings.load(), line), adapter=made["adapter"].ref, report=made["eval_report"].ref,
+            recipe=recipe, adapter=made["adapter"].ref, report=made["eval_report"].ref,
             base=made["base_model"].ref, run_id="r",
         )  # fmt: skip
         return register(candidate, store=store, catalog=catalog, settings=home).model
@@ -197,3 +200,15 @@ def test_a_request_follows_its_line_to_another_base(engine, make):
 
     engine._server = swapped
     assert says(engine, LINE) == two.adapter_digest
+
+
+def test_a_full_fine_tune_is_a_model_of_its_own(engine, make, catalog):
+    adapter, whole = make(1), make(2, line="acme/whole", full=True)
+    engine.refresh()
+    assert whole.artifact_type == "full_model"
+    assert says(engine, LINE) == adapter.adapter_digest
+    assert says(engine, "acme/whole") == "base", "no adapter on it"
+    assert engine._servers[whole.adapter_digest].base.ref.digest == whole.adapter_digest
+    promotion.archive(catalog, whole, actor="ann", reason="retired")
+    engine.refresh()
+    assert set(engine._servers) == {adapter.base_digest}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import replace
 
 import pytest
@@ -45,20 +44,26 @@ def text(server, adapter, *, prompt=CHAT, **options) -> str:
 
 
 def together(server, wanted, **options) -> list[str]:
-    """Answers of requests that come one after the other while the first still decode."""
-    answers = [""] * len(wanted)
+    """Answers of requests of which one more joins after every token of those that run."""
+    asked, lanes = [], server.batcher._decoder
+    step, before = lanes.step, server.batcher.steps
 
-    def ask(i, adapter, prompt):
-        answers[i] = text(server, adapter, prompt=prompt, **options)
+    def ask() -> None:
+        adapter, prompt = wanted[len(asked)]
+        request = Generation(model="m", prompt=prompt, **({"max_tokens": 24} | options))
+        asked.append(server.answer(request, adapter))
 
-    threads = [threading.Thread(target=ask, args=(i, *w)) for i, w in enumerate(wanted)]
-    before = server.batcher.steps
-    for thread in threads:
-        thread.start()
-        threading.Event().wait(0.004)
-    for thread in threads:
-        thread.join()
-    assert server.batcher.steps - before < 24 * len(wanted) * 0.7, "they ran side by side"
+    def step_and_ask() -> None:
+        step()
+        if len(asked) < len(wanted):
+            ask()
+
+    lanes.step = step_and_ask
+    server.batcher.between_steps(ask)
+    first = "".join(piece.text for piece in asked[0])
+    answers = [first, *("".join(piece.text for piece in pieces) for pieces in asked[1:])]
+    lanes.step = step
+    assert server.batcher.steps - before <= 24 + len(wanted), "they ran side by side"
     return answers
 
 
@@ -103,6 +108,23 @@ def test_a_dora_adapter_decodes_beside_the_others(made):
     assert text(server, weights.ref.digest) == expected != single
     wanted = [(weights.ref.digest, CHAT), (plain, CHAT), (None, CHAT), (weights.ref.digest, CHAT)]
     assert together(server, wanted) == [expected, single, text(server, None), expected]
+
+
+def test_a_full_fine_tune_answers_as_transformers_does(made, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ft_pipeline.serve.local import PeftServer
+
+    *_, store = made
+    whole = lines.tiny_base(store, tmp_path / "whole", seed=8)
+    server = PeftServer(whole)
+    tokenizer, model = AutoTokenizer.from_pretrained(whole.folder), AutoModelForCausalLM.from_pretrained(whole.folder)
+    prompt = tokenizer.apply_chat_template(list(CHAT), add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        tokens = model.generate(input_ids=prompt, max_new_tokens=24, do_sample=False)[0, prompt.shape[1] :]
+    assert together(server, [(None, CHAT)] * 3) == [tokenizer.decode(tokens, skip_special_tokens=True)] * 3
+    server.close()
 
 
 def test_sampled_rows_join_greedy_ones(made):
