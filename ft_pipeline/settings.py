@@ -43,6 +43,12 @@ class Settings:
     """FT_SIGNING_KEY: Ed25519 private key (PEM). Default: FT_HOME/keys/signing.pem, made on first use."""
     serve_port: int
     """FT_SERVE_PORT: port of the local OpenAI-compatible server. Default: 8321."""
+    serve_rows: int
+    """FT_SERVE_ROWS: answers that one server decodes together. Default: 32."""
+    serve_waiting: int
+    """FT_SERVE_WAITING: requests that may wait for a row; the next gets 429. Default: 256."""
+    serve_adapters: int
+    """FT_SERVE_ADAPTERS: adapters in memory, least recently used leave first; production ones stay beyond it. Default: 128."""
     threads: int
     """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
     memory_gib: int
@@ -103,6 +109,9 @@ def load() -> Settings:
         prices=Path(env.get("FT_PRICES") or PACKAGE / "planning" / "prices.yaml"),
         signing_key=Path(env.get("FT_SIGNING_KEY") or home / "keys" / "signing.pem"),
         serve_port=_whole_number("FT_SERVE_PORT", 8321),
+        serve_rows=_whole_number("FT_SERVE_ROWS", 32),
+        serve_waiting=_whole_number("FT_SERVE_WAITING", 256),
+        serve_adapters=_whole_number("FT_SERVE_ADAPTERS", 128),
         threads=_whole_number("FT_THREADS", 2),
         memory_gib=_whole_number("FT_MEMORY_GIB", 2),
         processes=_whole_number("FT_PROCESSES", 1),

@@ -89,7 +89,7 @@ def set_adapter(base: Any, wanted: list[Any]) -> Run:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base.folder)
     model: Any = AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto")
     model = PeftModel.from_pretrained(model, wanted[0].folder, adapter_name="a0")
     for at, adapter in enumerate(wanted[1:], start=1):

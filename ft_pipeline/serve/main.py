@@ -22,7 +22,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int) -> None:
     from ft_pipeline.serve.app import build_app
     from ft_pipeline.serve.drain import run_until_told
 
-    limits = Limits()
+    limits = limits_of(settings)
     listening = _listen(host, port)
     engine = open_engine(settings, limits)
     engine.refresh()
@@ -49,6 +49,13 @@ def open_engine(settings: Settings, limits: Limits) -> LiveEngine:
 
     return LiveEngine(
         catalog=open_catalog(settings), store=open_store(settings), settings=settings, open_server=open_server
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a person may set; the rest are habits."""
+    return Limits(
+        max_rows=settings.serve_rows, max_waiting=settings.serve_waiting, max_adapters=settings.serve_adapters
     )
 
 
