@@ -86,8 +86,12 @@ def _adopt() -> None:
         for row in db.execute(sa.select(table).order_by(*keys)).mappings().all():
             seq += 1
             line = {
-                "seq": seq, "table_name": name, "row_key": canonical_json([row[k.name] for k in keys]).decode(),
-                "content": canonical_json(dict(row)).decode(), "created_at": "adopted by revision 0002", "previous_sha256": before,
+                "seq": seq,
+                "table_name": name,
+                "row_key": canonical_json([row[k.name] for k in keys]).decode(),
+                "content": canonical_json(dict(row)).decode(),
+                "created_at": "adopted by revision 0002",
+                "previous_sha256": before,
             }
             before = sha256_json(list(line.values()))
             db.execute(
