@@ -42,9 +42,8 @@ class Run:
         return f"{who:<44} {rate:8.0f} tok/s  {than.seconds / self.seconds:6.2f}x  p50 {p50:6.2f} s  p99 {p99:6.2f} s"
 
 
-def adapters(number: int = ADAPTERS) -> tuple[Run, Run]:
+def adapters(root: Path, number: int = ADAPTERS) -> tuple[Run, Run]:
     """Mixed batch, one by one in our server, `set_adapter` and generate, and a single merged model. Mixed and sequential come back."""
-    root = Path(tempfile.mkdtemp(prefix="bench-serve-"))
     store = _home(root)[1]
     base = tiny.publish_base(store, wide_base(root / "base"))
     made = wide_adapters(store, base, number)
@@ -107,13 +106,12 @@ def set_adapter(base: Any, wanted: list[Any]) -> Run:
     return Run(time.perf_counter() - start, latencies, answers)
 
 
-def rollback(clients: int = 8) -> tuple[float, float]:
+def rollback(root: Path, clients: int = 8) -> tuple[float, float]:
     """Two versions in production one after the other, clients that ask without a pause, rollbacks there and back."""
     from ft_pipeline.register import promotion
     from ft_pipeline.serve import client
     from ft_pipeline.workers.local import stop
 
-    root = Path(tempfile.mkdtemp(prefix="bench-serve-"))
     os.environ |= {"FT_HOME": str(root), "FT_RECIPES": str(root / "recipes")}
     home, store, catalog = _home(root)
     base = lines.tiny_base(store, root / "base")
@@ -257,4 +255,5 @@ def _together(work: list[Callable[[], str]]) -> Run:
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ["adapters", "rollback"]:
-        {"adapters": adapters, "rollback": rollback}[name]()
+        with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
+            {"adapters": adapters, "rollback": rollback}[name](Path(folder))
