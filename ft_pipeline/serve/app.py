@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from anyio import to_thread
@@ -13,7 +14,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.exceptions import HTTPException
 
 from ft_pipeline.errors import FtError, NotFoundError, UserError
-from ft_pipeline.serve.engine import Answer, BadRequest, Busy, Engine, Piece, Served
+from ft_pipeline.serve.engine import Answer, BadRequest, Busy, Engine, Served
 from ft_pipeline.serve.intake import Intake
 from ft_pipeline.serve.limits import Limits
 from ft_pipeline.serve.metrics import Metrics
@@ -82,10 +83,9 @@ def _reply(answer: Answer, body: Sampling, *, shape: ChatShape, metrics: Metrics
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         told = _told(events(pieces, shape, with_usage=with_usage), metrics)
         return StreamingResponse(told, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    texts, last = [], Piece(text="")
-    for last in pieces:
-        texts.append(last.text)
-    return JSONResponse(shape.full("".join(texts), last))
+    given = list(pieces)
+    noted = tuple(token for piece in given for token in piece.logprobs)
+    return JSONResponse(shape.full("".join(piece.text for piece in given), replace(given[-1], logprobs=noted)))
 
 
 def _told(stream: Iterator[str], metrics: Metrics) -> Iterator[str]:

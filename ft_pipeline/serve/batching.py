@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ft_pipeline.errors import FtError
-from ft_pipeline.serve.engine import Busy, Finish, Generation, Piece
+from ft_pipeline.serve.engine import Busy, Finish, Generation, Piece, TokenLogprob
 from ft_pipeline.serve.limits import Limits
 from ft_pipeline.serve.text import TextStream
 
@@ -33,6 +33,7 @@ class Row:
     finish: Finish | None = None
     pieces: queue.SimpleQueue[Piece | BaseException] = field(default_factory=queue.SimpleQueue)
     asked_at: float = field(default_factory=time.monotonic)
+    noted: list[TokenLogprob] = field(default_factory=list)
     waited_seconds: float = 0.0
     """In the queue, until its prompt was read."""
 
@@ -48,6 +49,12 @@ class Row:
         elif self.completion_tokens >= self.max_tokens:
             self.finish = "length"
         self._emit(text)
+
+    def note(self, token: int, logprob: float, top: Sequence[tuple[int, float]]) -> None:
+        """Takes the probability of the token that is pushed next, and of the likeliest ones; the end of an answer has none."""
+        if token not in self.end_tokens:
+            others = tuple(TokenLogprob(token=self.stream.spell(i), logprob=p) for i, p in top)
+            self.noted.append(TokenLogprob(token=self.stream.spell(token), logprob=logprob, top=others))
 
     def cancel(self) -> None:
         """Nobody reads on: the row leaves the batch at the next token."""
@@ -84,10 +91,12 @@ class Row:
                 prompt_tokens=len(self.prompt_tokens),
                 completion_tokens=self.completion_tokens,
                 waited_seconds=self.waited_seconds,
+                logprobs=tuple(self.noted),
             )
             self.pieces.put(last)
         elif text:
-            self.pieces.put(Piece(text=text))
+            self.pieces.put(Piece(text=text, logprobs=tuple(self.noted)))
+            self.noted = []
 
 
 class Decoder(Protocol):

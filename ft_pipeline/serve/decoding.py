@@ -65,7 +65,9 @@ class Lane:
             likeliest if sampler.greedy else sampler.choose(logits[at])
             for at, (likeliest, sampler) in enumerate(zip(greedy, self._samplers, strict=True))
         ]
-        for row, token in zip(self.rows, self._last, strict=True):
+        for at, (row, token) in enumerate(zip(self.rows, self._last, strict=True)):
+            if row.request.logprobs is not None:
+                row.note(token, *_logprobs(logits[at], token, row.request.logprobs))
             row.push(token)
 
     def _leave(self) -> None:
@@ -126,6 +128,13 @@ class Sampler:
         probabilities, order = torch.softmax(logits / self._temperature, dim=-1).sort(descending=True)
         outside = probabilities.cumsum(0) - probabilities >= self._top_p
         return int(order[torch.multinomial(probabilities.masked_fill(outside, 0), 1, generator=self._random)])
+
+
+def _logprobs(logits: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """Of a token, and the `top` likeliest with theirs."""
+    every = logits.log_softmax(dim=-1)
+    values, ids = every.topk(min(top, len(every)))
+    return float(every[token]), list(zip(ids.tolist(), values.tolist(), strict=True))
 
 
 def _left_padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -62,6 +62,17 @@ class Generation:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """How many of the likeliest tokens to name beside each chosen one; None: no probabilities at all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob:
+    """A token as text and the logarithm of its probability at temperature 1, before top_p."""
+
+    token: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +85,8 @@ class Piece:
     completion_tokens: int = 0
     waited_seconds: float = 0.0
     """In the queue."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the tokens since the piece before, when they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -103,12 +104,16 @@ class ChatBody(Sampling):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    logprobs: Neutral = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
 
     def generation(self) -> Generation:
         """The request for the engine."""
         messages = tuple(m.for_template() for m in self.messages)
-        return self._generation(messages, self.max_completion_tokens or self.max_tokens)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+        asked = self._generation(messages, self.max_completion_tokens or self.max_tokens)
+        return replace(asked, logprobs=self.top_logprobs or 0) if self.logprobs else asked
 
 
 class CompletionBody(Sampling):
@@ -116,6 +121,7 @@ class CompletionBody(Sampling):
 
     prompt: str
     echo: Neutral = None
+    logprobs: None = None
     best_of: Literal[1] | None = None
 
     def generation(self) -> Generation:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ft_pipeline.serve.engine import Piece, Served
+from ft_pipeline.serve.engine import Piece, Served, TokenLogprob
 
 DONE = "data: [DONE]\n\n"
 
@@ -34,20 +34,20 @@ class ChatShape:
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         """One chunk."""
-        return self._chunk({"content": piece.text} if piece.text else {}, piece.finish)
+        return self._chunk({"content": piece.text} if piece.text else {}, piece.finish, logprobs(piece))
 
     def full(self, text: str, last: Piece) -> dict[str, Any]:
-        """The whole answer."""
+        """The whole answer: its text, and the last piece with everything that was counted and noted."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": last.finish, "logprobs": None}
+        choice = {"index": 0, "message": message, "finish_reason": last.finish, "logprobs": logprobs(last)}
         return {**self.frame, "object": self.whole, "choices": [choice], "usage": usage(last)}
 
     def counts(self, last: Piece) -> dict[str, Any]:
         """The chunk that `include_usage` asks for."""
         return {**self.frame, "object": self.chunk, "choices": [], "usage": usage(last)}
 
-    def _chunk(self, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+    def _chunk(self, delta: dict[str, Any], finish: str | None, noted: Any = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": noted}
         return {**self.frame, "object": self.chunk, "choices": [choice]}
 
 
@@ -87,6 +87,18 @@ def events(pieces: Iterator[Piece], shape: ChatShape, *, with_usage: bool) -> It
 def event(chunk: Mapping[str, Any]) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(chunk)}\n\n"
+
+
+def logprobs(piece: Piece) -> dict[str, Any] | None:
+    """OpenAI's shape of what was noted for the tokens of a piece; null when nothing was."""
+    rows = [{**_token(t), "top_logprobs": [_token(other) for other in t.top]} for t in piece.logprobs]
+    return {"content": rows, "refusal": None} if rows else None
+
+
+def _token(noted: TokenLogprob) -> dict[str, Any]:
+    """`bytes` is null for a part of a character, whose bytes the text no longer says."""
+    whole = "\ufffd" not in noted.token
+    return {"token": noted.token, "logprob": noted.logprob, "bytes": list(noted.token.encode()) if whole else None}
 
 
 def usage(last: Piece) -> dict[str, int]:

@@ -30,6 +30,10 @@ class TextStream:
         self._context, self._shown = self._shown, len(self._tokens)
         return self._release(text[len(known) :])
 
+    def spell(self, token: int) -> str:
+        """One token alone, as text."""
+        return self._decode([token])
+
     def flush(self) -> str:
         """What was held back, at the end of the answer."""
         if self.stopped:

@@ -12,7 +12,7 @@ import uvicorn
 
 from ft_pipeline.errors import IntegrityError, NotFoundError
 from ft_pipeline.serve.app import build_app
-from ft_pipeline.serve.engine import Answer, BadRequest, Busy, Generation, Piece, Served
+from ft_pipeline.serve.engine import Answer, BadRequest, Busy, Generation, Piece, Served, TokenLogprob
 from ft_pipeline.serve.intake import Intake
 from ft_pipeline.serve.limits import Limits
 
@@ -133,7 +133,7 @@ def test_an_unknown_model_is_404(client):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"temperature": 9}, {"max_tokens": 0}, {"n": 2}, {"messages": []}, {"logprobs": True}, {"presence_penalty": 1},
+    {"temperature": 9}, {"max_tokens": 0}, {"n": 2}, {"messages": []}, {"top_logprobs": 3}, {"presence_penalty": 1},
     {"tools": [{"type": "function", "function": {"name": "f"}}]}, {"stop": [""]}, {"extra_body": {"top_k": 3}},
     {"messages": [{"role": "robot", "content": "x"}]}, {"response_format": {"type": "json_object"}},
 ])  # fmt: skip
@@ -242,3 +242,16 @@ def test_json_mode_is_refused_with_a_reason_and_plain_text_is_not(client):
 
 def test_an_answer_names_the_weights_that_gave_it(client):
     assert client.chat.completions.create(**say("x")).system_fingerprint == "fp_" + "a" * 12
+
+
+def test_logprobs_have_openais_shape(client, engine, monkeypatch):
+    token = TokenLogprob(token="hi", logprob=-0.5, top=(TokenLogprob(token="hi", logprob=-0.5),))
+    pieces = (Piece(text="hi", logprobs=(token,)), Piece(text="\ufffd", finish="stop", logprobs=(TokenLogprob(token="\ufffd", logprob=-2.0),)))  # fmt: skip
+    monkeypatch.setattr(engine, "_pieces", lambda _: iter(pieces), raising=False)
+    asked = say("x") | {"logprobs": True, "top_logprobs": 1}
+    noted = client.chat.completions.create(**asked).choices[0].logprobs.content
+    assert engine.asked.logprobs == 1
+    assert [(t.token, t.logprob, t.bytes) for t in noted] == [("hi", -0.5, [104, 105]), ("\ufffd", -2.0, None)]
+    assert noted[0].top_logprobs[0].token == "hi"
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    assert [t.token for c in chunks if c.choices[0].logprobs for t in c.choices[0].logprobs.content] == ["hi", "\ufffd"]

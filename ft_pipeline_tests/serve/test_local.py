@@ -168,6 +168,26 @@ def test_a_seed_repeats_a_sampled_answer(made):
     assert one == again != other
 
 
+def test_probabilities_of_the_tokens_are_those_of_the_model(made):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    server, base, *_ = made
+    request = Generation(model="m", prompt=CHAT, max_tokens=6, logprobs=3)
+    pieces = list(server.answer(request, None))
+    noted = [token for piece in pieces for token in piece.logprobs]
+    assert "".join(token.token for token in noted) == "".join(piece.text for piece in pieces)
+    tokenizer, model = AutoTokenizer.from_pretrained(base.folder), AutoModelForCausalLM.from_pretrained(base.folder)
+    prompt = tokenizer.apply_chat_template(list(CHAT), add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        expected = model(prompt).logits[0, -1].log_softmax(-1).max()
+    assert noted[0].logprob == pytest.approx(float(expected), abs=1e-5)
+    assert all(t.top[0].logprob == t.logprob and len(t.top) == 3 for t in noted), "greedy: the likeliest was chosen"
+    assert [
+        t for piece in server.answer(Generation(model="m", prompt=CHAT, max_tokens=2), None) for t in piece.logprobs
+    ] == []
+
+
 def test_a_stop_sequence_ends_the_answer(made):
     server, *_ = made
     whole = text(server, None)
