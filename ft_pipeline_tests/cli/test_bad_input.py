@@ -80,13 +80,17 @@ def test_a_base_model_without_weights(refused, finished_run):
     refused(2, "home://bases/bare", base_model__uri="home://bases/bare", name="bare")
 
 
-def test_a_base_model_that_moved_under_its_pin_is_never_trained_on(finished_run, typed):
-    """The same place with other bytes: the pinned base goes on, the verdict on the new one is recorded, nothing is registered."""
+def test_a_base_model_that_moved_under_its_pin_is_never_trained_on(finished_run, typed, house):
+    """The same place with other bytes: the pinned base goes on, the same adapter is judged on the new one and becomes a version on it."""
+    trained = [m.ref for m in house.store.all("checkpoints")]
     config = finished_run / "bases" / "tiny" / "config.json"
     config.write_text(config.read_text().replace('"max_position_embeddings": 512', '"max_position_embeddings": 500'))
     answer = typed("run", "router")
-    assert answer.code == 3 and "the base of acme/router moved from" in answer.err
-    assert len(json.loads(typed("models", "--json").out)) == 1
+    assert answer.code == 0 and "RECERTIFIED" in answer.out
+    assert trained and [m.ref for m in house.store.all("checkpoints")] == trained
+    old, new = sorted(json.loads(typed("models", "--json").out), key=lambda version: version["model"])
+    assert (old["stage"], new["stage"]) == ("archived", "production")
+    assert old["adapter"] == new["adapter"] and old["base"] != new["base"]
 
 
 def test_a_loss_that_is_not_finite_stops_for_good(refused):
