@@ -63,7 +63,9 @@ def test_data_flows_down_and_imports_look_up(path):
         assert rest[1:2] == ["artifact"], f"{room} may import {rest[0]}.artifact, not {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if inside(p).split("/")[0] in ("judging", "store", "workers")], ids=inside)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if inside(p).split("/")[0] in ("judging", "store", "workers")], ids=inside
+)
 def test_furniture_imports_no_room(path):
     rooms = {*FLOW, "web", "cli"}
     assert not [n for n in imports(path) if n.startswith("ft_pipeline.") and n.split(".")[1] in rooms]

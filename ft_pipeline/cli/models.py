@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from ft_pipeline import resources
 from ft_pipeline.cli.completion import MODEL
@@ -80,7 +81,19 @@ def history(name: str, *, as_json: bool) -> None:
     catalog = resources.open_house().catalog
     found = catalog.history(name) or catalog.history(catalog.model(name).line)
     rows = [*moves(found, whole=as_json), *takedowns_of(catalog, {t.model for t in found}, whole=as_json)]
-    table(sorted(rows, key=lambda row: str(row.get("created_at", row.get("at")))), as_json=as_json)
+    rows.sort(key=lambda row: str(row.get("created_at", row.get("at"))))
+    if as_json:
+        table(rows, as_json=True)
+        return
+    for row in rows:
+        console.print(told(row), soft_wrap=True, highlight=False)
+
+
+def told(row: dict[str, Any]) -> str:
+    """One event of the history in two lines, for a terminal of any width."""
+    who = row["by"] + (f", approved by {row['approved_by']}" if row["approved_by"] else "")
+    seal = f"  [dim]{row['seal']}[/]" if row["seal"] else ""
+    return f"{row['at']}  [bold]{escape(row['model'])}[/]  {escape(row['moved'])}{seal}\n    {escape(who)}: {escape(row['reason'])}"
 
 
 def takedowns_of(catalog: Catalog, labels: set[str], *, whole: bool) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ MODULE = "ft_pipeline.gate.main"
 def publish_suites(gate: Gate, store: Store, settings: Settings) -> dict[str, Ref]:
     """The suites that the recipe names, published: role -> reference. Raises NotFoundError, DataError, UserError."""
     names = [b.name for b in gate.benchmarks]
-    if repeated := {n for n in names if names.count(n) > 1} | ({"holdout", "safety", "over_refusal", "judge"} & set(names)):
+    if repeated := {n for n in names if names.count(n) > 1} | (
+        {"holdout", "safety", "over_refusal", "judge"} & set(names)
+    ):
         raise UserError(
             f"benchmark name {sorted(repeated)[0]!r} is taken",
             why="Gates are told apart by name.",

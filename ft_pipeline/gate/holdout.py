@@ -25,7 +25,7 @@ class Task:
     reference: str
 
 
-def read_tasks(curated: Artifact, usable: Callable[[str], bool]) -> tuple[list[Task], int]:
+def read_tasks(curated: Artifact, usable: Callable[[str], bool] = bool) -> tuple[list[Task], int]:
     """The holdout rows that have an answer to compare with, and how many have none.
 
     None: plain text, tool calls without words, and a reference that the metric cannot use (`usable`), such as one without a number.

@@ -105,10 +105,13 @@ class ArtifactIndex(Database):
 
 
 def _index(db: sa.Connection, manifest: Manifest) -> None:
-    """An artifact that took the place of another (its folder was deleted and made again) replaces it."""
+    """An artifact that took the place of another (its folder was deleted and made again) replaces it.
+
+    One of the same digest brings its own date: what is not hashed may differ.
+    """
     ref = manifest.ref
-    known = db.execute(sa.select(artifacts.c.digest).where(artifacts.c.digest == ref.digest)).first()
-    if known:
+    known = sa.update(artifacts).where(artifacts.c.digest == ref.digest).values(_row_of(manifest))
+    if db.execute(known).rowcount:
         return
     place = (artifacts.c.kind == ref.kind, artifacts.c.fingerprint == ref.fingerprint)
     db.execute(sa.delete(artifacts).where(*place))

@@ -136,7 +136,9 @@ def parse_manifest(data: bytes, *, origin: str) -> Manifest:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
-            f"{origin} is not a manifest: {error}", why="An artifact without a whole manifest does not exist."
+            f"{origin} is not a manifest: {error}",
+            why="An artifact without a whole manifest does not exist.",
+            cure="restore manifest.json from a backup, or delete the folder and run the recipe again",
         ) from None
     whole = {"format": version, **body, "digest": digest}
     if seal != sha256_json(whole) or digest != manifest.digest or data != manifest.to_bytes():

@@ -19,6 +19,8 @@ from ft_pipeline.errors import DataError
 from ft_pipeline.recipe import Curate, Dataset, Pii, Splits
 from ft_pipeline_tests import road, tiny
 
+pytestmark = pytest.mark.slow
+
 ALL_TRAIN = Curate(splits=Splits(validation=0, holdout=0))
 
 

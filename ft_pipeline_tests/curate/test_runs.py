@@ -39,6 +39,8 @@ from ft_pipeline.workers.job import Placement
 from ft_pipeline.workers.pool import Pool
 from ft_pipeline_tests import tiny
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["".join(random.Random(n).choices("abcdefghijklmnop", k=random.Random(n).randrange(3, 9))) for n in range(700)]
 
 

@@ -20,6 +20,8 @@ from ft_pipeline.finetune.teacher import read_taught
 from ft_pipeline.recipe import Distill, Lora
 from ft_pipeline_tests import tiny
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 384
 FULL = {"lora": None, "learning_rate": 3e-3, "epochs": 4, "windows_per_step": 4, "resume_certificate": False}
 """LoRA beside a random, frozen embedding has little to say."""

@@ -18,6 +18,8 @@ from ft_pipeline.recipe import Lora
 from ft_pipeline_tests import tiny
 from ft_pipeline_tests.finetune import policies
 
+pytestmark = pytest.mark.slow
+
 NEVER = SimpleNamespace(asked=False)
 DROPOUT = Lora(rank=4, alpha=8, dropout=0.1)
 CYCLE = {"windows_per_step": 4, "windows_per_micro": 2, "epochs": 2}

@@ -19,6 +19,8 @@ from ft_pipeline.recipe_reinforce import Critic
 from ft_pipeline_tests import tiny
 from ft_pipeline_tests.finetune import policies
 
+pytestmark = pytest.mark.slow
+
 NEVER = SimpleNamespace(asked=False)
 CRITIC = Critic(discount=0.9, decay=0.8, value_weight=0.3, value_clip=0.05, entropy_weight=0.02)
 

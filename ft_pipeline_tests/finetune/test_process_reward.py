@@ -26,6 +26,8 @@ from ft_pipeline.recipe import Curate, Dataset, Encode, Lora, NearDuplicates, Re
 from ft_pipeline.workers.pool import Pool
 from ft_pipeline_tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def judging(**changes):
     defaults = {"method": "process_reward", "epochs": 4, "learning_rate": 3e-3, "resume_certificate": False}

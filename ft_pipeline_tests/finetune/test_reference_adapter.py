@@ -15,6 +15,8 @@ from ft_pipeline.finetune.schedule import Schedule
 from ft_pipeline.recipe import Lora, Preference
 from ft_pipeline_tests import tiny
 
+pytestmark = pytest.mark.slow
+
 LINE = "acme/sft"
 
 

@@ -18,6 +18,8 @@ from ft_pipeline.recipe import Lora
 from ft_pipeline_tests import tiny
 from ft_pipeline_tests.runs import run_over
 
+pytestmark = pytest.mark.slow
+
 DROPOUT = Lora(rank=4, alpha=8, dropout=0.1)
 
 

@@ -23,6 +23,8 @@ from ft_pipeline.recipe_reinforce import Reinforce, Reward
 from ft_pipeline_tests import tiny
 from ft_pipeline_tests.finetune import test_policy_learns
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 
 

@@ -18,6 +18,8 @@ from ft_pipeline.finetune.saving import Saver
 from ft_pipeline.workers.messages import ignore
 from ft_pipeline_tests.runs import Asked, bytes_of, run_over
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def slow_writes(monkeypatch):

@@ -14,6 +14,8 @@ from ft_pipeline.gate.policy import read_policy
 from ft_pipeline.gate.samples import Pair
 from ft_pipeline_tests import simulate_gates as sim
 
+pytestmark = pytest.mark.slow
+
 STAGING = read_policy("staging")
 RANK = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2}
 SLOW = {"holdout of macro-F1, 300 rows": 60, "three benchmarks with looks, all at the margin": 250}

@@ -18,7 +18,7 @@ from ft_pipeline_tests.workers.fake_cluster import NAMESPACE, Node
 from ft_pipeline_tests.workers.scenes import PACE, ROOT, SUMS, counting, scene, until
 from ft_pipeline_tests.workers.test_kubernetes_scenarios import started, sums
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ft_pipeline.errors import Interrupted, TrainingFailed
 from ft_pipeline.workers.kubernetes.manifest import job_name
 from ft_pipeline_tests.workers.scenes import SUMS, counting, scene, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 
 @pytest.fixture

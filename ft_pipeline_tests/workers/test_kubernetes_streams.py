@@ -8,7 +8,7 @@ from ft_pipeline.errors import Interrupted, TrainingFailed
 from ft_pipeline_tests.workers.fake_cluster_tape import TapeCluster
 from ft_pipeline_tests.workers.scenes import BARE, Scene, counting
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 COMPLETE = ("success", "evicted", "interrupted", "suspended", "quota")
 
 

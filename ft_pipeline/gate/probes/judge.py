@@ -61,7 +61,7 @@ def judge_prompts(section: Mapping[str, Any], parents: Mapping[str, Artifact]) -
             JudgePrompt(id=r.id, messages=({"role": "user", "content": r.prompt},), reference=r.reference) for r in rows
         ]
     else:
-        tasks, _ = read_tasks(parents["curated"], lambda _reference: True)
+        tasks, _ = read_tasks(parents["curated"])
         found = [
             JudgePrompt(id=t.id, messages=t.messages, tools=t.tools, prompt=t.prompt, reference=t.reference)
             for t in tasks

@@ -13,6 +13,8 @@ from ft_pipeline.gate.bump.structure import needs_of, structure_of
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline_tests import lines, tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

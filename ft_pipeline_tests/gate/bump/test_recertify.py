@@ -22,6 +22,8 @@ from ft_pipeline.serve.deploy import deploy
 from ft_pipeline.store.manifest import Spec
 from ft_pipeline_tests import lines, tiny
 
+pytestmark = pytest.mark.slow
+
 LINE = "acme/router"
 DEV = read_policy("dev")
 
