@@ -28,6 +28,16 @@ PACE = Pace(tick=0.05, pods=0.3, first_retry=0.1, longest_retry=0.4, patience=20
 
 
 @dataclass
+class Record:
+    """Where a scenario tells what it made and left: pytest's record_property of the test that runs."""
+
+    tell: Callable[[str, object], None] | None = None
+
+
+record = Record()
+
+
+@dataclass
 class Background:
     """A run in a thread: what it said and how it ended."""
 
@@ -99,6 +109,19 @@ class Scene:
     def check_clean(self) -> None:
         """Nothing is left: no Job, Service, ConfigMap, pod, process, nor anything below `.runs` of a run that is done."""
         self.cluster.wait(lambda: not self.cluster.leftovers(), 20)
+        if record.tell:
+            again = [
+                json.loads(line)["lost_steps"]
+                for path in self.home.work.glob("runs/*/attempts.jsonl")
+                for line in path.read_text().splitlines()
+            ]
+            facts = {
+                **self.cluster.made,
+                "steps_again": sum(n or 0 for n in again),
+                "left": len(self.cluster.leftovers()),
+            }
+            for name in ("jobs", "pods", "steps_again", "left"):
+                record.tell(name, facts[name])
 
     def running(self, job: Job, index: int = 0) -> Any:
         """The running pod of an index, once it runs."""
