@@ -24,6 +24,8 @@ LIST, OBJECTS, MESSAGES = "carried.json", "objects", "messages"
 STAYS = ("job.json", "lock", "log.txt", "messages.jsonl", "ranks")
 """Names in a run folder that belong to one machine."""
 CHECKPOINTS = "checkpoints"
+PIECES = ("answers", "blocks")
+"""Folders of an evaluation (gate/asking.py) and of encode, reference and teacher jobs: each file is work that is not done again."""
 TRIES = 5
 
 
@@ -181,6 +183,11 @@ def carried_step(store: Store, fingerprint: str) -> int:
     """Of the newest checkpoint in the store, 0 when there is none."""
     names = {name.split("/")[1] for name in carried_list(store, fingerprint) if name.startswith(f"{CHECKPOINTS}/step-")}
     return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+
+def carried_pieces(store: Store, fingerprint: str) -> int:
+    """How many pieces of work a run without checkpoints has in the store."""
+    return sum(name.split("/")[0] in PIECES for name in carried_list(store, fingerprint))
 
 
 def is_known(store: Store, fingerprint: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.workers.job import Job
 from ft_pipeline.workers.kubernetes.attaching import Attached, Pace
-from ft_pipeline.workers.kubernetes.carried import Inbox, carried_step
+from ft_pipeline.workers.kubernetes.carried import Inbox, carried_pieces, carried_step
 from ft_pipeline.workers.kubernetes.client import ApiError, Cluster
 from ft_pipeline.workers.kubernetes.logs import Logs
 from ft_pipeline.workers.kubernetes.manifest import shape
@@ -76,6 +76,8 @@ class Following:
     _without_progress: int = 0
     _step: int = 0
     """Of the newest checkpoint."""
+    _pieces: int = 0
+    """Of work without checkpoints: files that the store has."""
     _done: float = 0
     """Steps that this attempt has told of."""
     _unplaced_since: float = field(default_factory=time.monotonic)
@@ -88,6 +90,7 @@ class Following:
         inbox = Inbox(self.store, self.job.spec.fingerprint, self.attached.generation)
         logs = Logs(self.cluster, self.job.folder / "log.txt")
         self._step, seen = carried_step(self.store, self.job.spec.fingerprint), 0
+        self._pieces = carried_pieces(self.store, self.job.spec.fingerprint)
         while True:
             self._pass_on(inbox)
             if (end := self._end_now(jobs, logs)) is not None:
@@ -175,10 +178,12 @@ class Following:
         per_index = [sum(end.index == index for end in self.ends.values()) for index in range(place.nodes)]
         self._attempts = max(per_index)
         step = carried_step(self.store, self.job.spec.fingerprint)
+        pieces = carried_pieces(self.store, self.job.spec.fingerprint)
         lost = max(0.0, self._done - step)
         if self._attempts > before:
-            self._without_progress = 0 if step > self._step else self._without_progress + 1
-            self._step, self._done = step, 0
+            went_on = step > self._step or pieces > self._pieces
+            self._without_progress = 0 if went_on else self._without_progress + 1
+            self._step, self._done, self._pieces = step, 0, pieces
         self.job.folder.mkdir(parents=True, exist_ok=True)
         with (self.job.folder / ATTEMPTS).open("a", encoding="utf-8") as file:
             for end in new:
