@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -43,7 +45,10 @@ def dev(port: int, mlflow_port: int) -> None:
         **_mlflow(where, mlflow_port),
     }
     started = {
-        name: subprocess.Popen([str(Path(sys.executable).with_name(program)), *words], env=environment, cwd=where.home)
+        # a group of its own: Ctrl-C reaches it once, from `stop`, and what it started can be ended with it
+        name: subprocess.Popen(
+            [str(Path(sys.executable).with_name(program)), *words], env=environment, cwd=where.home, process_group=0
+        )
         for name, (program, *words) in commands.items()
     }
     console.print(f"Dagster http://{HOST}:{port}   MLflow {_mlflow_place(where, mlflow_port)}   (Ctrl-C stops)")
@@ -87,12 +92,13 @@ def wait_for_first(started: dict[str, subprocess.Popen[bytes]]) -> None:
 
 
 def stop(children: list[subprocess.Popen[bytes]]) -> None:
-    """Ends the processes: as Ctrl-C does, and by force when that does not help."""
+    """Ends the processes: as Ctrl-C does, and by force what is left of them and of what they started."""
     for child in children:
         child.send_signal(signal.SIGINT)
+    until = time.monotonic() + STOP_SECONDS
     for child in children:
-        try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(max(until - time.monotonic(), 0))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
