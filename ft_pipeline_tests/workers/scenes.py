@@ -121,7 +121,7 @@ class Scene:
                 "left": len(self.cluster.leftovers()),
             }
             for name in ("jobs", "pods", "steps_again", "left"):
-                record.tell(name, facts[name])
+                record.tell(name, facts.get(name, 0))
 
     def running(self, job: Job, index: int = 0) -> Any:
         """The running pod of an index, once it runs."""
