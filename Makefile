@@ -38,7 +38,7 @@ lint: setup      ## Formatting, lint, import rules, types.
 	$(BIN)/lint-imports
 	$(BIN)/pyrefly check
 
-check: lint      ## The fast core, under two minutes.
+check: lint      ## The fast core, about three minutes.
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not cluster"
 
 test: lint       ## Everything: what .ci/run calls.
