@@ -235,10 +235,12 @@ def _remove_stale(drafts: Path) -> None:
     """Deletes drafts that a killed process left behind."""
     now = time.time()
     for folder in drafts.iterdir():
-        if folder.is_dir() and now - folder.stat().st_mtime > STALE_SECONDS:
-            newest = max((p.lstat().st_mtime for p in folder.rglob("*")), default=0)
-            if now - newest > STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+        # another process may publish its draft, which moves it away, at this moment
+        with contextlib.suppress(FileNotFoundError):
+            if folder.is_dir() and now - folder.stat().st_mtime > STALE_SECONDS:
+                newest = max((p.lstat().st_mtime for p in folder.rglob("*")), default=0)
+                if now - newest > STALE_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _seal(draft: Draft) -> Manifest:
