@@ -23,6 +23,7 @@ ROOM_OF = {
     "eval_report": "gate",
     "recertification": "gate",
     "override": "register",
+    "promotion_request": "register",
     "registered_model": "register",
     "exported_model": "serve",
     "deployment": "serve",

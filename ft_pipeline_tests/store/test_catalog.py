@@ -16,6 +16,7 @@ from ft_pipeline.store.catalog import Catalog, ModelVersion, NewModel
 from ft_pipeline.store.catalog_database import open_database
 from ft_pipeline.store.catalog_tables import metadata
 from ft_pipeline.store.manifest import Ref, Spec
+from ft_pipeline.store.platform.tables import metadata as platform
 
 BASE, OTHER_BASE, DATA, SUITE, OTHER_SUITE = "a" * 64, "b" * 64, "d" * 64, "5" * 64, "6" * 64
 PASS, FAIL = True, False
@@ -327,7 +328,7 @@ def test_the_tables_are_what_the_migrations_make(catalog: Catalog) -> None:
     from alembic.migration import MigrationContext
 
     with catalog.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), [metadata, platform]) == []
 
 
 def test_a_newer_catalog_is_refused(catalog: Catalog, url: str) -> None:

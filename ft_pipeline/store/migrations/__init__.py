@@ -1,3 +1,3 @@
 """Alembic migrations of the catalog, run when it is opened. HEAD is the newest revision."""
 
-HEAD = "0002"
+HEAD = "0003"

@@ -1,0 +1,19 @@
+"""The platform's rows in one object, over the catalog's database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ft_pipeline.settings import Settings
+from ft_pipeline.store.catalog_database import open_database
+from ft_pipeline.store.platform.jobs import Jobs
+
+
+@dataclass(frozen=True)
+class Records(Jobs):
+    """Tenants, keys, files, jobs, webhooks, usage and the audit log: each in its own module of this folder."""
+
+
+def open_records(settings: Settings) -> Records:
+    """The records in the database of the catalog, made or brought up to date. Raises StorageError, UserError."""
+    return Records(open_database(settings.catalog_url).engine)

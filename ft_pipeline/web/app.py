@@ -1,0 +1,71 @@
+"""The platform API: one FastAPI application over the same rooms. Each file beside this one gives the routes of one noun."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ft_pipeline.errors import FtError, NotFoundError, StorageError, UserError
+from ft_pipeline.serve.shapes import error_body
+from ft_pipeline.store.platform.jobs import IdempotencyMismatch
+from ft_pipeline.web.platform import Platform
+from ft_pipeline.web.refusals import Refusal
+
+WRONG = "invalid_request_error"
+
+
+def build_api(platform: Platform) -> FastAPI:
+    """The application."""
+    app = FastAPI(title="ft-pipeline platform", docs_url="/docs", redoc_url=None)
+    app.state.platform = platform
+    _add_errors(app)
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        platform.records.counts()
+        return {"status": "ok"}
+
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's shape: the official client turns the status into its exception."""
+
+    @app.exception_handler(FtError)
+    def refused(_request: Request, error: FtError) -> JSONResponse:
+        return refusal(error)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        return JSONResponse(
+            error_body(f"{param or 'body'}: {first['msg']}", kind=WRONG, param=param, code=first["type"]), 400
+        )
+
+    @app.exception_handler(HTTPException)
+    def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        text = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse(error_body(text, kind=WRONG), error.status_code, headers=error.headers)
+
+
+def refusal(error: FtError) -> JSONResponse:
+    """The answer to an error of ours."""
+    text = str(error)
+    match error:
+        case Refusal():
+            body = error_body(text, kind=error.kind, param=error.param, code=error.code)
+            return JSONResponse(body, error.status, headers=error.headers)
+        case IdempotencyMismatch():
+            return JSONResponse(error_body(text, kind=WRONG, code="idempotency_mismatch"), 422)
+        case NotFoundError():
+            return JSONResponse(error_body(text, kind=WRONG, code="not_found"), 404)
+        case StorageError():
+            return JSONResponse(
+                error_body(text, kind="server_error", code="storage"), 503, headers={"Retry-After": "5"}
+            )
+        case UserError():
+            return JSONResponse(error_body(text, kind=WRONG), 400)
+    return JSONResponse(error_body(text, kind="server_error"), 500)
