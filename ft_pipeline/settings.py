@@ -41,6 +41,9 @@ class Settings:
     """FT_PRICES: the price book of `plan`. Default: the packaged one."""
     signing_key: Path
     """FT_SIGNING_KEY: Ed25519 private key (PEM). Default: FT_HOME/keys/signing.pem, made on first use."""
+    signer: str
+    """FT_SIGNER: file, `env:VARIABLE` with the key itself, or `exec:COMMAND` (register/keys.py); public keys lie beside FT_SIGNING_KEY.
+    Default: file."""
     serve_port: int
     """FT_SERVE_PORT: port of the local OpenAI-compatible server. Default: 8321."""
     serve_rows: int
@@ -49,6 +52,20 @@ class Settings:
     """FT_SERVE_WAITING: requests that may wait for a row; the next gets 429. Default: 256."""
     serve_adapters: int
     """FT_SERVE_ADAPTERS: adapters in memory, least recently used leave first; production ones stay beyond it. Default: 128."""
+    fleet: Path | None
+    """FT_FLEET: a YAML file that names the vLLM replicas behind the gateway (docs/vllm.md). Default: none."""
+    gateway_port: int
+    """FT_GATEWAY_PORT: port of the gateway in front of them. Default: 8322."""
+    metrics_key: str | None = field(repr=False)
+    """FT_METRICS_KEY: bearer key of the gateway's /metrics. Default: none, only this machine may read them."""
+    vllm_base: str | None
+    """FT_VLLM_BASE: digest of the base model that this vLLM replica holds; serve/vllm_server.py sets it. Default: none."""
+    vllm_rank: int
+    """FT_VLLM_RANK: largest LoRA rank of a vLLM replica, which reserves memory for it: 1, 8, 16, 32, 64, 128, 256, 320 or 512. Default: 64."""
+    vllm_slots: int
+    """FT_VLLM_SLOTS: adapters that a vLLM replica mixes in one batch. Default: 8."""
+    vllm_adapters: int
+    """FT_VLLM_ADAPTERS: adapters that a vLLM replica keeps in CPU memory, at least FT_VLLM_SLOTS. Default: 64."""
     threads: int
     """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
     memory_gib: int
@@ -108,10 +125,18 @@ def load() -> Settings:
         hf_token=env.get("HF_TOKEN"),
         prices=Path(env.get("FT_PRICES") or PACKAGE / "planning" / "prices.yaml"),
         signing_key=Path(env.get("FT_SIGNING_KEY") or home / "keys" / "signing.pem"),
+        signer=_signer(),
         serve_port=_whole_number("FT_SERVE_PORT", 8321),
         serve_rows=_whole_number("FT_SERVE_ROWS", 32),
         serve_waiting=_whole_number("FT_SERVE_WAITING", 256),
         serve_adapters=_whole_number("FT_SERVE_ADAPTERS", 128),
+        fleet=Path(env["FT_FLEET"]) if env.get("FT_FLEET") else None,
+        gateway_port=_whole_number("FT_GATEWAY_PORT", 8322),
+        metrics_key=env.get("FT_METRICS_KEY") or None,
+        vllm_base=env.get("FT_VLLM_BASE") or None,
+        vllm_rank=int(_one_of("FT_VLLM_RANK", ("64", "1", "8", "16", "32", "128", "256", "320", "512"))),
+        vllm_slots=_whole_number("FT_VLLM_SLOTS", 8),
+        vllm_adapters=_whole_number("FT_VLLM_ADAPTERS", 64),
         threads=_whole_number("FT_THREADS", 2),
         memory_gib=_whole_number("FT_MEMORY_GIB", 2),
         processes=_whole_number("FT_PROCESSES", 1),
@@ -132,13 +157,13 @@ def load() -> Settings:
     )
 
 
-def secret(variable: str) -> str:
+def secret(variable: str, *, why: str = "A recipe names it as the key of a judge.") -> str:
     """The value of an environment variable that a recipe names, for a key that must be in no file. Raises UserError when it is not set."""
     if not (value := os.environ.get(variable)):
         raise UserError(
             f"the environment variable {variable} is not set",
-            why="A recipe names it as the key of a judge; keys are never written into recipes or artifacts.",
-            cure=f"export {variable}=... where the pipeline runs, or leave `key_variable` out for a server without a key",
+            why=f"{why} Keys are never written into recipes or artifacts.",
+            cure=f"export {variable}=... where the pipeline runs, or name no key where none is needed",
         )
     return value
 
@@ -162,6 +187,11 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+
+
+def job_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a job, which runs a recipe's own functions: a child's without the signing key."""
+    return {name: value for name, value in child_environment(settings).items() if f"env:{name}" != settings.signer}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +235,17 @@ def _one_of(name: str, known: tuple[str, ...]) -> str:
     said = os.environ.get(name) or known[0]
     if said not in known:
         raise UserError(f"{name} is {said!r}", cure=f"set it to {', '.join(known)}, or unset it: {known[0]}")
+    return said
+
+
+def _signer() -> str:
+    said = os.environ.get("FT_SIGNER") or "file"
+    kind, _, where = said.partition(":")
+    if said != "file" and not (kind in ("env", "exec") and where):
+        raise UserError(
+            f"FT_SIGNER is {said!r}",
+            cure="set it to `file`, `env:VARIABLE` or `exec:COMMAND`, or unset it: file",
+        )
     return said
 
 

@@ -72,6 +72,11 @@ def run_folder(work: Path, fingerprint: str) -> Path:
     return work / "runs" / fingerprint
 
 
+def vllm_adapter_folder(work: Path, digest: str) -> Path:
+    """Where a vLLM replica of this machine reads an adapter from. vLLM dies when one that it may load again is gone."""
+    return work / "vllm" / digest
+
+
 def carried_folder(fingerprint: str) -> str:
     """Below the store's root: what a run on other machines needs to go on, and what it says. Gone when its artifact is there."""
     return f".runs/{fingerprint}"
@@ -85,3 +90,14 @@ def sweep_folder(home: Path, name: str, digest: str) -> Path:
 def lineage_path(home: Path, label: str) -> Path:
     """Where the lineage page of a version `tenant/name@N` is: for people, beside the store."""
     return home / "lineage" / f"{label.replace('/', '.')}.html"
+
+
+def fleet_report_path(home: Path) -> Path:
+    """What the last pass over the vLLM fleet found and did: for people and for the next pass."""
+    return home / "fleet" / "report.json"
+
+
+def adapter_folders(cache: Path) -> dict[str, Path]:
+    """Digest -> folder of the adapters that a vLLM replica's resolver keeps on its disk; drafts and everything else are left out."""
+    found = cache.iterdir() if cache.is_dir() else iter(())
+    return {path.name: path for path in sorted(found) if len(path.name) == 64 and path.is_dir()}

@@ -1,0 +1,1 @@
+"""The plugin of a vLLM replica: adapters come from the catalog, verified, and base rows on a CPU get no adapter's weights."""
