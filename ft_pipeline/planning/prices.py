@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -57,6 +57,20 @@ class Assumed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Charges:
+    """What tenants are charged beside GPU hours. A book without them charges nothing for it."""
+
+    __pydantic_config__ = STRICT
+    machine_hour: float = 0.0
+    """A process without a GPU, and whatever a job does before its GPUs are there."""
+    prompt_million: float = 0.0
+    """A million tokens read by a served model."""
+    completion_million: float = 0.0
+    storage_gib_month: float = 0.0
+    """Of uploaded files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prices:
     """A whole price book."""
 
@@ -65,6 +79,7 @@ class Prices:
     currency: str
     gpus: Mapping[str, Gpu]
     assumed: Assumed
+    charges: Charges = field(default_factory=Charges)
 
     def gpu(self, name: str) -> Gpu:
         """A GPU of the book. Raises NotFoundError with the nearest name."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.catalog_database import open_database
 from ft_pipeline.store.platform.jobs import Jobs
+from ft_pipeline.store.platform.metering import Metering
 
 
 @dataclass(frozen=True)
-class Records(Jobs):
+class Records(Jobs, Metering):
     """Tenants, keys, files, jobs, webhooks, usage and the audit log: each in its own module of this folder."""
 
 

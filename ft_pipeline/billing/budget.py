@@ -1,0 +1,92 @@
+"""The budget guard: at 80% of a tenant's month a warning, at 100% nothing more starts and what runs is paused at a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ft_pipeline.billing.meter import charges, total
+from ft_pipeline.billing.month import Month, month_of
+from ft_pipeline.planning.prices import Prices
+from ft_pipeline.store.platform.open import Records
+from ft_pipeline.store.platform.rows import LIVE, Limits, TrainingJob
+
+WARN_AT = 0.8
+State = Literal["open", "warned", "exhausted"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How a tenant stands against its limits this month."""
+
+    state: State
+    told: str
+    """Why, in words; empty while everything is open."""
+
+
+def standing(month: Month, limits: Limits) -> Standing:
+    """The worst of money and GPU hours."""
+    used = [
+        ("money", month.spent, limits.money_a_month, month.currency),
+        ("GPU hours", month.gpu_hours, limits.gpu_hours_a_month, "h"),
+    ]
+    worst = Standing(state="open", told="")
+    for what, spent, limit, unit in used:
+        if limit is None or spent < WARN_AT * limit:
+            continue
+        told = f"{what} of {month.month}: {spent:.2f} of {limit:.2f} {unit}"
+        if spent >= limit:
+            return Standing(state="exhausted", told=told)
+        worst = Standing(state="warned", told=told)
+    return worst
+
+
+def standings(records: Records, *, prices: Prices, moment: str) -> dict[str, Standing]:
+    """Tenant -> its standing in the month of `moment`. Tenants without limits of money or GPU hours are not metered for this."""
+    found = {}
+    for tenant in records.tenants():
+        limited = tenant.limits.money_a_month is not None or tenant.limits.gpu_hours_a_month is not None
+        if limited:
+            month = month_of(records, tenant.id, month=moment[:7], prices=prices, moment=moment)
+            found[tenant.id] = standing(month, tenant.limits)
+    return found
+
+
+def exhausted(records: Records, *, prices: Prices, moment: str) -> dict[str, str]:
+    """Tenant -> why nothing more of it is released."""
+    known = standings(records, prices=prices, moment=moment)
+    return {tenant: found.told for tenant, found in known.items() if found.state == "exhausted"}
+
+
+def guard(records: Records, *, prices: Prices, moment: str) -> list[str]:
+    """Warns and pauses where a budget asks for it; says what was done. Again it does nothing more: it looks at what is, not at what came."""
+    done = []
+    for tenant, found in standings(records, prices=prices, moment=moment).items():
+        if found.state == "open":
+            continue
+        for job in records.find_jobs(tenant=tenant, statuses=LIVE):
+            done += _told(records, job, (found, moment[:7]))
+    return done
+
+
+def cost_by_asset(records: Records, job: TrainingJob, *, prices: Prices, moment: str) -> dict[str, float]:
+    """Asset -> money that the job has spent on it: what Dagster shows beside the asset."""
+    made = charges(records.intervals(jobs=[job.id]), records.steps_of([job.id]), prices=prices, until=moment)
+    training = sum(total(made, p) for p in ("useful", "replayed", "checkpoint"))
+    return {
+        "packed_shards": total(made, "data"),
+        "checkpoints": training,
+        "eval_report": total(made, "evaluation"),
+        "adapter": total(made),
+    }
+
+
+def _told(records: Records, job: TrainingJob, of: tuple[Standing, str]) -> Iterator[str]:
+    """What is done about one live job of a tenant with this standing in this month."""
+    found, month = of
+    if records.note_once(job.id, f"budget {found.state}: {found.told}", mark=f"budget {found.state} {month}"):
+        yield f"{job.id} {found.state}: {found.told}"
+    if found.state == "exhausted" and job.wish is None:
+        records.wish(job.id, "pause")
+        yield f"{job.id} is asked to pause"
