@@ -23,6 +23,8 @@ COMMANDS = {
     "rewards": ("rewards", "Reward functions: what is built in, and how often they are wrong."),
     "models": ("models", "List the registered versions."),
     "promote": ("models", "Move a version to the next stage."),
+    "approve": ("models", "Bring a version to production as the second person."),
+    "approvals": ("models", "List what waits for a second person."),
     "rollback": ("models", "Bring the previous production version back."),
     "override": ("override", "Overrule a gate, with a signed reason."),
     "history": ("models", "Show every stage transition of a model line."),

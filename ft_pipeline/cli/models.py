@@ -1,11 +1,11 @@
-"""`models`, `promote`, `rollback`, `history`, `report`: what is registered, in which stage, on which evidence."""
+"""`models`, `promote`, `approve`, `approvals`, `rollback`, `history`, `report`: what is registered, in which stage, on which evidence."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -14,8 +14,10 @@ from ft_pipeline import resources
 from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, table
 from ft_pipeline.errors import NotFoundError, did_you_mean
-from ft_pipeline.register.artifact import seal
 from ft_pipeline.store.catalog import Catalog, Transition
+
+if TYPE_CHECKING:
+    from ft_pipeline.register.approval import Request
 
 
 @click.command()
@@ -36,26 +38,70 @@ def models(tenant: str | None, *, as_json: bool) -> None:
 @click.option(
     "--to", "to_stage", type=click.Choice(["dev", "staging", "production", "archived"]), help="Default: the next stage."
 )
-@click.option("--approved-by", help="The second person, or `policy:NAME` where the policy may approve.")
 @click.option("--reason", default="promoted by hand", show_default=True, help="Goes into the append-only history.")
 @json_option
-def promote(name: str, *, to_stage: str | None, approved_by: str | None, reason: str, as_json: bool) -> None:
-    """Move MODEL (`tenant/name@N`) to the next stage. Refused (exit 3) without a passing report on the present base model."""
-    from ft_pipeline.register import promotion
+def promote(name: str, *, to_stage: str | None, reason: str, as_json: bool) -> None:
+    """Move MODEL (`tenant/name@N`) to the next stage. Refused (exit 3) without a passing report on the present base model.
+
+    Where the policy leaves production to people this only asks, signed: somebody else approves with `ft-pipeline approve`.
+    """
+    from ft_pipeline.register import acts
+
+    made = acts.promote(name, to_stage, reason=reason, **_office())
+    if isinstance(made, Transition):
+        table(moves([made], whole=as_json), as_json=as_json)
+        return
+    table([waiting(made, whole=as_json)], as_json=as_json)
+    if not as_json:
+        console.print(f"waits for a second person: `ft-pipeline approve {made.model}`", soft_wrap=True)
+
+
+@click.command()
+@click.argument("name", metavar="MODEL", type=MODEL)
+@click.option("--reason", default="", help="Goes into the append-only history, beside the reason of who asked.")
+@json_option
+def approve(name: str, *, reason: str, as_json: bool) -> None:
+    """Bring MODEL to production as the second person. Refused (exit 3) for who asked, and when anything changed since."""
+    from ft_pipeline.register import acts
+
+    table(moves([acts.approve(name, reason=reason, **_office())], whole=as_json), as_json=as_json)
+
+
+@click.command()
+@click.option("--tenant", help="Only this tenant's models.")
+@json_option
+def approvals(tenant: str | None, *, as_json: bool) -> None:
+    """List what waits for a second person: who asked, when, why; and what is stale."""
+    from ft_pipeline.register.approval import pending
 
     house = resources.open_house()
-    model = house.catalog.model(name)
-    moved = promotion.promote(
-        house.catalog,
-        model,
-        to_stage,
-        store=house.store,
-        actor=house.settings.actor,
-        approved_by=approved_by,
-        reason=reason,
-    )
-    seal(house.catalog, house.settings)
-    table(moves([moved], whole=as_json), as_json=as_json)
+    found = pending(house.catalog, store=house.store, settings=house.settings, tenant=tenant)
+    table([waiting(r, whole=as_json) for r in found], as_json=as_json, empty="nothing waits for a second person")
+
+
+def waiting(asked: Request, *, whole: bool) -> dict[str, Any]:
+    """A request as a row: every digit for JSON, what a person reads for a terminal."""
+    return {
+        "model": asked.model,
+        "asked_by": asked.actor,
+        "at": asked.at if whole else minute(asked.at),
+        "reason": asked.reason,
+        "replaces": asked.replaces,
+        "report": asked.report_digest if whole else asked.report_digest[:12],
+        "stale": asked.stale,
+        "request": asked.ref.digest if whole else asked.ref.digest[:12],
+    }
+
+
+def _office() -> dict[str, Any]:
+    """What an act needs: who acts, and where."""
+    house = resources.open_house()
+    return {
+        "actor": house.settings.actor,
+        "catalog": house.catalog,
+        "store": house.store,
+        "settings": house.settings,
+    }
 
 
 @click.command()
@@ -64,13 +110,9 @@ def promote(name: str, *, to_stage: str | None, approved_by: str | None, reason:
 @json_option
 def rollback(name: str, reason: str, *, as_json: bool) -> None:
     """Bring the previous production version of a model line back. A running server follows within a second."""
-    from ft_pipeline.register import promotion
+    from ft_pipeline.register import acts
 
-    house = resources.open_house()
-    house.catalog.model(name)  # an unknown name gets the nearest one, not "nothing was there before"
-    moved = promotion.rollback(house.catalog, name, actor=house.settings.actor, reason=reason)
-    seal(house.catalog, house.settings)
-    table(moves([moved], whole=as_json), as_json=as_json)
+    table(moves([acts.rollback(name, reason=reason, **_office())], whole=as_json), as_json=as_json)
 
 
 @click.command()

@@ -71,7 +71,7 @@ def audit(house: House, name: str) -> Audit:
 
     Raises IntegrityError naming the first thing that is not as it was written.
     """
-    from ft_pipeline.register import attest
+    from ft_pipeline.register import approval, attest
 
     lines = house.catalog.verify_rows()
     seals = verify_seals(house.catalog, house.settings)
@@ -81,6 +81,9 @@ def audit(house: House, name: str) -> Audit:
     house.catalog.verify_index(house.store.recorded(c.ref) for c in checked)
     signed = ref.kind == "registered_model"
     signed_by = attest.verify_registered(house.store, ref, settings=house.settings) if signed else ""
+    if signed:
+        model = house.catalog.model(str(house.store.recorded(ref).config["model"]))
+        approval.verify_requests(model, store=house.store, catalog=house.catalog, settings=house.settings)
     return Audit(checked=checked, moves=moves, lines=lines, seals=seals, signed_by=signed_by)
 
 

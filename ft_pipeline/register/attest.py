@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+from securesystemslib.signer import Key, Signer
 
-from ft_pipeline.errors import IntegrityError, UserError
+from ft_pipeline.errors import IntegrityError
 from ft_pipeline.register.artifact import STATEMENT
 from ft_pipeline.register.chain import Link, distinct, walk
+from ft_pipeline.register.keys import trusted_keys
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store
-from ft_pipeline.store.files import clear_errors, sync_folder, write_atomic
 from ft_pipeline.store.fingerprint import canonical_json
 from ft_pipeline.store.manifest import Ref
 
@@ -63,7 +52,7 @@ def statement(subject: str, links: Iterable[Link], parameters: Mapping[str, Any]
     }
 
 
-def sign(claim: Mapping[str, Any], key: CryptoSigner) -> dict[str, Any]:
+def sign(claim: Mapping[str, Any], key: Signer) -> dict[str, Any]:
     """The DSSE envelope of a statement as JSON values. Ed25519 is deterministic: same claim and key, same envelope."""
     envelope = Envelope(canonical_json(claim), PAYLOAD_TYPE, {})
     envelope.sign(key)
@@ -71,10 +60,10 @@ def sign(claim: Mapping[str, Any], key: CryptoSigner) -> dict[str, Any]:
 
 
 def verify_statement(
-    envelope: Mapping[str, Any], keys: SSlibKey | Iterable[SSlibKey], *, predicate_type: str = PREDICATE_TYPE
+    envelope: Mapping[str, Any], keys: Key | Iterable[Key], *, predicate_type: str = PREDICATE_TYPE
 ) -> dict[str, Any]:
     """The statement in an envelope that one of the keys signed. Raises IntegrityError on any change or another signer."""
-    trusted: list[Key] = [keys] if isinstance(keys, SSlibKey) else list(keys)
+    trusted: list[Key] = [keys] if isinstance(keys, Key) else list(keys)
     try:
         parsed = Envelope.from_dict(json.loads(json.dumps(envelope)))
         if not trusted:
@@ -111,7 +100,7 @@ def verified_statement(store: Store, ref: Ref, *, settings: Settings) -> tuple[d
     """
     artifact = store.fetch(ref)
     envelope = json.loads(artifact.file(STATEMENT).read_bytes())
-    claim = verify_statement(envelope, trusted_keys(settings.signing_key))
+    claim = verify_statement(envelope, trusted_keys(settings))
     parents = artifact.manifest.parents
     links = distinct(*(walk(store, role, parents[role]) for role in ROOTS if role in parents))
     found = [link.ref.digest for link in links]
@@ -124,72 +113,3 @@ def verified_statement(store: Store, ref: Ref, *, settings: Settings) -> tuple[d
             cure="restore the store from a backup, or register the model again",
         )
     return claim, envelope["signatures"][0]["keyid"]
-
-
-def signing_key(path: Path) -> CryptoSigner:
-    """The Ed25519 key at a path (PEM, PKCS#8), made there on first use with mode 0600; `.pub` is written beside it.
-
-    Raises UserError when the file holds anything else.
-    """
-    if not path.exists():
-        _make_key(path)
-    try:
-        with clear_errors(f"reading the signing key {path}"):
-            private = load_pem_private_key(path.read_bytes(), None)
-    except (ValueError, TypeError) as error:
-        raise _not_a_key(path, str(error)) from None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise _not_a_key(path, f"it holds a {type(private).__name__}")
-    key = CryptoSigner(private)
-    _write_public(path.with_suffix(".pub"), private)
-    return key
-
-
-def trusted_keys(path: Path) -> list[SSlibKey]:
-    """The public keys beside a signing key (`*.pub`, PEM): to rotate the key, keep the old public key under another name."""
-    keys = []
-    for public in sorted(path.parent.glob("*.pub")):
-        try:
-            keys.append(SSlibKey.from_crypto(load_pem_public_key(public.read_bytes())))
-        except ValueError as error:
-            raise _not_a_key(public, str(error)) from None
-    return keys
-
-
-def public_pem(key: SSlibKey) -> bytes:
-    """A public key as PEM."""
-    raw = bytes.fromhex(str(key.keyval["public"]))
-    return Ed25519PublicKey.from_public_bytes(raw).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _make_key(path: Path) -> None:
-    """Puts a new key where none is; when two processes do, one wins and both use its key."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with clear_errors(f"making the signing key {path}"):
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(CryptoSigner.generate_ed25519().private_bytes)
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(draft)
-        sync_folder(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _write_public(path: Path, private: Ed25519PrivateKey) -> None:
-    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    if not path.exists() or path.read_bytes() != pem:
-        with clear_errors(f"writing the public key {path}"):
-            write_atomic(path, pem)
-
-
-def _not_a_key(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path} is not an Ed25519 key in PEM: {reason}",
-        why="Every registered model is signed with it, and verified before it is served.",
-        cure="restore the file, or point FT_SIGNING_KEY at another path: a key is made there on first use",
-    )

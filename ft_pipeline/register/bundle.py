@@ -16,16 +16,19 @@ from typing import Any
 from ft_pipeline.curate.artifact import CROISSANT, STATISTICS
 from ft_pipeline.errors import NotFoundError, UserError
 from ft_pipeline.gate.artifact import FOREST, RECERTIFICATION, REPORT, VERDICTS
+from ft_pipeline.register.approval import FILE as REQUEST
+from ft_pipeline.register.approval import requests_of
 from ft_pipeline.register.artifact import CARD, CARD_PAGE, KIND, STATEMENT, seal, verify_seals
-from ft_pipeline.register.attest import public_pem, sign, signing_key, trusted_keys, verify_registered
+from ft_pipeline.register.attest import sign, verify_registered
 from ft_pipeline.register.chain import manifests_of
+from ft_pipeline.register.keys import public_pem, signing_key, trusted_keys
 from ft_pipeline.register.viewer import Shown, bundle_page
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.catalog import Catalog, ModelVersion
 from ft_pipeline.store.files import beside
 from ft_pipeline.store.fingerprint import canonical_json, sha256_bytes, sha256_file
-from ft_pipeline.store.manifest import Manifest
+from ft_pipeline.store.manifest import Manifest, Ref
 
 HERE = Path(__file__).parent
 IMPORT = "from ft_pipeline.register.ed25519 import ed25519_holds, public_key\n"
@@ -120,9 +123,11 @@ def _write(
         "what other model lines did: their lines of transitions.json and journal.json are hashes alone",
         "code: manifests name its digests",
     ]
-    for known in trusted_keys(settings.signing_key):
+    for known in trusted_keys(settings):
         made.put(f"keys/{known.keyid}.pem", public_pem(known))
     _catalog(made, version, catalog)
+    for ref in requests_of(version, catalog):
+        made.copy(f"approvals/{ref.digest}.json", store.fetch_file(ref, REQUEST))
     registered = store.fetch(manifests[version.registered_digest or ""].ref)
     for name in registered.manifest.files:
         if name not in (STATEMENT,):
@@ -130,7 +135,7 @@ def _write(
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     made.put("index.html", _page(version, manifests, made_at, store=store, catalog=catalog, left_out=left_out))
     made.put("verify.py", script())
-    key = signing_key(settings.signing_key)
+    key = signing_key(settings)
     index = {
         "format": 1, "model": version.label, "registered": version.registered_digest, "made_at": made_at, "made_by": settings.actor,
         "not_included": left_out, "files": made.hashes,
@@ -204,11 +209,16 @@ def _page(
             moves=catalog.history(version.line),
             signatures=[
                 *((kind, json.loads(p.read_bytes())["signatures"][0]["keyid"], where) for kind, where, p in envelopes),
+                *((f"request for production of {version.label}", _keyid(store, ref), f"approvals/{ref.digest}.json") for ref in requests_of(version, catalog)),
                 (f"journal, line {last['journal_seq']}", json.loads(last["envelope"])["signatures"][0]["keyid"], "seals.json"),
                 ("this bundle", "see keys/", "bundle.dsse.json"),
             ],
         )
     )  # fmt: skip
+
+
+def _keyid(store: Store, request: Ref) -> str:
+    return json.loads(store.fetch_file(request, REQUEST).read_bytes())["signatures"][0]["keyid"]
 
 
 def _json(store: Store, manifest: Manifest, name: str) -> dict[str, Any]:

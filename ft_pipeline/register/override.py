@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import GateRefused, UserError, did_you_mean
-from ft_pipeline.register.attest import STATEMENT_TYPE, sign, signing_key, trusted_keys, verify_statement
+from ft_pipeline.register.attest import STATEMENT_TYPE, sign, verify_statement
 from ft_pipeline.register.evidence import Evidence, Override, in_the_way, read_evidence
+from ft_pipeline.register.keys import signing_key, trusted_keys
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.catalog import Catalog
@@ -48,7 +49,7 @@ def overrule(
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "model": line, "policy": evidence.policy, "verdict": evidence.verdict,
     }  # fmt: skip
-    key = signing_key(settings.signing_key)
+    key = signing_key(settings)
     spec = Spec(
         kind=KIND,
         config={**facts, "key": key.public_key.keyid},
@@ -111,7 +112,7 @@ def _read(ref: Ref, *, store: Store, settings: Settings) -> Override:
     """The override of an artifact, its bytes and signature verified, and that of each before it. Raises IntegrityError."""
     artifact = store.fetch(ref)
     envelope = json.loads(artifact.file(FILE).read_bytes())
-    claim = verify_statement(envelope, trusted_keys(settings.signing_key), predicate_type=PREDICATE_TYPE)
+    claim = verify_statement(envelope, trusted_keys(settings), predicate_type=PREDICATE_TYPE)
     said, parents = claim["predicate"], artifact.manifest.parents
     before = _read(parents["previous"], store=store, settings=settings) if "previous" in parents else None
     made = Override(

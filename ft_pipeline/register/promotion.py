@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ft_pipeline.errors import NotFoundError, UserError
 from ft_pipeline.register.evidence import Evidence, read_evidence, require_pass
 from ft_pipeline.store.artifacts import Store
@@ -14,33 +16,55 @@ BACKED = ("staging", "production")
 
 
 def promote(
-    catalog: Catalog,
-    model: ModelVersion,
-    to_stage: str | None = None,
-    *,
-    store: Store,
-    actor: str,
-    reason: str,
-    approved_by: str | None = None,
+    catalog: Catalog, model: ModelVersion, to_stage: str | None = None, *, store: Store, actor: str, reason: str
 ) -> Transition:
-    """Moves a version to a stage, by default the next one. The production version before it is archived in the same step.
+    """Moves a version to a stage, by default the next one, where no second person is needed. The production version before it is
+    archived in the same step.
 
-    Raises GateRefused with the failing gates when its report is not a PASS and nobody overruled it, or when production has no second pair of eyes:
-    a person other than the actor, or the policy where it promotes a PASS by itself. UserError for a move that does not exist.
+    Raises GateRefused with the failing gates when its report is not a PASS and nobody overruled it, or when production waits for
+    a second person (approval.py): nobody can be named here who did not act. UserError for a move that does not exist.
     """
-    target = to_stage or _next_stage(model)
+    target = to_stage or next_stage(model)
     if target == "archived":
         return archive(catalog, model, actor=actor, reason=reason)
+    approved_by = None
     if target in BACKED:
-        evidence = read_evidence(store, catalog.ref(model.report_digest))
-        overruled = not evidence.passed and _was_overruled(model, store, catalog)
-        if not overruled:
-            require_pass(evidence, model.label)
-            if target == "staging" or evidence.auto_promote:
-                approved_by = approved_by or policy_principal(evidence)
-        else:
-            reason = f"{reason} (its report is no PASS; {overruled})"
+        found = backing(model, store=store, catalog=catalog)
+        reason += found.note
+        if not found.overruled and (target == "staging" or found.evidence.auto_promote):
+            approved_by = policy_principal(found.evidence)
     return catalog.transition(model.id, target, actor=actor, approved_by=approved_by, reason=reason)
+
+
+def waits_for_a_person(model: ModelVersion, to_stage: str | None, *, store: Store, catalog: Catalog) -> bool:
+    """True when the move is from staging to production and the policy does not make it by itself. Raises GateRefused without a PASS."""
+    if model.stage != "staging" or (to_stage or next_stage(model)) != "production":
+        return False
+    found = backing(model, store=store, catalog=catalog)
+    return bool(found.overruled) or not found.evidence.auto_promote
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backing:
+    """What a promotion stands on."""
+
+    evidence: Evidence
+    overruled: str
+    """`override:<digest>` when the report is no PASS, else empty."""
+
+    @property
+    def note(self) -> str:
+        """What the reason in the history says besides."""
+        return f" (its report is no PASS; {self.overruled})" if self.overruled else ""
+
+
+def backing(model: ModelVersion, *, store: Store, catalog: Catalog) -> Backing:
+    """The report of a version. Raises GateRefused unless it is a PASS or a person overruled it."""
+    evidence = read_evidence(store, catalog.ref(model.report_digest))
+    overruled = "" if evidence.passed else _was_overruled(model, store, catalog)
+    if not overruled:
+        require_pass(evidence, model.label)
+    return Backing(evidence=evidence, overruled=overruled)
 
 
 def admit(catalog: Catalog, model: ModelVersion, evidence: Evidence, *, actor: str, report_id: int) -> list[Transition]:
@@ -118,7 +142,7 @@ def policy_principal(evidence: Evidence) -> str:
     return f"policy:{evidence.policy}"
 
 
-def _next_stage(model: ModelVersion) -> str:
+def next_stage(model: ModelVersion) -> str:
     if model.stage in FOLLOWS:
         return FOLLOWS[model.stage]
     raise UserError(

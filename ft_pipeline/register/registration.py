@@ -13,10 +13,11 @@ from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.recipe import Recipe, recipe_sha256
 from ft_pipeline.register import promotion
 from ft_pipeline.register.artifact import CROISSANT, KIND, LINEAGE, STATEMENT, seal
-from ft_pipeline.register.attest import ROOTS, claimed, sign, signing_key, statement
+from ft_pipeline.register.attest import ROOTS, claimed, sign, statement
 from ft_pipeline.register.chain import Link, by_role, distinct, lineage, walk
 from ft_pipeline.register.documents import documents
 from ft_pipeline.register.evidence import Evidence, read_evidence, require_about, require_pass
+from ft_pipeline.register.keys import signing_key
 from ft_pipeline.register.ml_bom import without_hashes
 from ft_pipeline.register.override import with_override
 from ft_pipeline.register.takedown import require_not_forgotten
@@ -151,7 +152,7 @@ def _artifact(
         # a deleted one is made again below: the same key and code give the same bytes
         with contextlib.suppress(NotFoundError):
             return store.fetch(catalog.ref(model.registered_digest))
-    key = signing_key(settings.signing_key)
+    key = signing_key(settings)
     curated = by_role(roots[0], "curated")
     spec = Spec(
         kind=KIND,

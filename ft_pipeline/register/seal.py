@@ -11,7 +11,8 @@ import json
 from typing import Any
 
 from ft_pipeline.errors import IntegrityError
-from ft_pipeline.register.attest import STATEMENT_TYPE, sign, signing_key, trusted_keys, verify_statement
+from ft_pipeline.register.attest import STATEMENT_TYPE, sign, verify_statement
+from ft_pipeline.register.keys import signing_key, trusted_keys
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.catalog import Catalog
 from ft_pipeline.store.catalog_journal import CURE
@@ -22,7 +23,7 @@ PREDICATE_TYPE = "urn:ft-pipeline:journal:v1"
 
 def sign_journal(catalog: Catalog, settings: Settings) -> None:
     """Adds a seal over the newest line of the journal; nothing when that is sealed."""
-    key = signing_key(settings.signing_key)
+    key = signing_key(settings)
 
     def envelope(facts: dict[str, Any]) -> str:
         return canonical_json(sign(_statement(facts), key)).decode()
@@ -71,7 +72,7 @@ def _payload(envelope: str) -> bytes:
 
 
 def _require_signed(row: dict[str, Any], claim: dict[str, Any], settings: Settings) -> None:
-    keys = trusted_keys(settings.signing_key)
+    keys = trusted_keys(settings)
     try:
         verify_statement(json.loads(row["envelope"]), keys, predicate_type=claim["predicateType"])
     except IntegrityError as error:

@@ -15,7 +15,8 @@ from typing import Any
 from ft_pipeline.curate.artifact import CURATED_KIND, LEDGER, SPLITS
 from ft_pipeline.errors import GateRefused, NotFoundError, UserError
 from ft_pipeline.register.artifact import seal
-from ft_pipeline.register.attest import STATEMENT_TYPE, sign, signing_key
+from ft_pipeline.register.attest import STATEMENT_TYPE, sign
+from ft_pipeline.register.keys import signing_key
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.catalog import Catalog, ModelVersion
@@ -163,7 +164,7 @@ def plan(found: Affected) -> list[str]:
 
 
 def _record(found: Affected, event: str, reason: str, *, catalog: Catalog, settings: Settings) -> None:
-    key = signing_key(settings.signing_key)
+    key = signing_key(settings)
     facts = {
         "datasets": sorted({ref.digest for ref, _ in found.datasets}), "learned": list(found.learned),
         "models": [v.label for v in found.versions],

@@ -194,6 +194,20 @@ def check_transitions(bundle: Bundle) -> int:
     return own
 
 
+def check_approvals(bundle: Bundle, index: dict) -> int:
+    """Whoever asked for production, signed, is the actor of the move that names the request."""
+    names = [n for n in index["files"] if n.startswith("approvals/")]
+    for name in names:
+        said = json.loads(bundle.signed(bundle.json(name), name))["predicate"]
+        for row in bundle.json("transitions.json"):
+            asked = f"request:{name.split('/')[1][:12]}" in row.get("reason", "")
+            if asked and (row["model"], row["actor"]) != (said["model"], said["actor"]):
+                raise Broken(
+                    f"{name}: {said['actor']} asked for {said['model']}, line {row['seq']} says {row['actor']}"
+                )
+    return len(names)
+
+
 def check_journal(bundle: Bundle) -> tuple:
     """The journal of the catalog's rows, and the signatures over it."""
     before, hashes, own = GENESIS, {}, {}
@@ -251,7 +265,8 @@ def main(argv: list) -> int:
         )
         check_statement(bundle, index, manifests)
         say("statement: signed, and about exactly this chain")
-        say(f"stages: {check_transitions(bundle)} moves of this line in an unbroken chain")
+        moves, asked = check_transitions(bundle), check_approvals(bundle, index)
+        say(f"stages: {moves} moves of this line in an unbroken chain, {asked} signed requests for production")
         lines, seals, own = check_journal(bundle)
         check_rows(bundle, index, own)
         say(f"catalog: {lines} lines of the journal in an unbroken chain under {seals} signed seals")

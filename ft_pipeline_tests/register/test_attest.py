@@ -10,7 +10,7 @@ import stat
 import pytest
 
 from ft_pipeline.errors import IntegrityError, UserError
-from ft_pipeline.register import attest
+from ft_pipeline.register import attest, keys
 from ft_pipeline.register.artifact import STATEMENT, open_registered
 from ft_pipeline.register.chain import distinct, text_tree, walk
 from ft_pipeline.register.registration import Candidate, register
@@ -26,11 +26,11 @@ def claim(store, catalog):
 
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(home, claim):
-    first = attest.sign(claim, attest.signing_key(home.signing_key))
-    assert first == attest.sign(claim, attest.signing_key(home.signing_key))
+    first = attest.sign(claim, keys.signing_key(home))
+    assert first == attest.sign(claim, keys.signing_key(home))
     assert stat.S_IMODE(home.signing_key.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.signing_key.parent.stat().st_mode) == 0o700
-    assert attest.verify_statement(first, attest.trusted_keys(home.signing_key)) == claim
+    assert attest.verify_statement(first, keys.trusted_keys(home)) == claim
 
 
 def test_the_statement_is_in_toto_v1_with_the_whole_chain(claim, store):
@@ -43,7 +43,7 @@ def test_the_statement_is_in_toto_v1_with_the_whole_chain(claim, store):
 
 @pytest.mark.parametrize("field", ["payload", "sig", "payloadType"])
 def test_any_change_breaks_the_signature(home, claim, field):
-    key = attest.signing_key(home.signing_key)
+    key = keys.signing_key(home)
     envelope = copy.deepcopy(attest.sign(claim, key))
     if field == "payload":
         altered = claim | {"subject": [{"name": "acme/router@2", "digest": {"sha256": "f" * 64}}]}
@@ -59,18 +59,18 @@ def test_any_change_breaks_the_signature(home, claim, field):
 
 
 def test_another_key_is_refused_and_a_kept_public_key_is_enough(home, claim):
-    envelope = attest.sign(claim, attest.signing_key(home.signing_key))
+    envelope = attest.sign(claim, keys.signing_key(home))
     old_public = home.signing_key.with_suffix(".pub").read_bytes()
     home.signing_key.unlink()
-    attest.signing_key(home.signing_key)
+    keys.signing_key(home)
     with pytest.raises(IntegrityError, match="signature"):
-        attest.verify_statement(envelope, attest.trusted_keys(home.signing_key))
+        attest.verify_statement(envelope, keys.trusted_keys(home))
     (home.signing_key.parent / "2026.pub").write_bytes(old_public)
-    assert attest.verify_statement(envelope, attest.trusted_keys(home.signing_key)) == claim
+    assert attest.verify_statement(envelope, keys.trusted_keys(home)) == claim
 
 
 def test_no_key_at_all_verifies_nothing(claim, home):
-    envelope = attest.sign(claim, attest.signing_key(home.signing_key))
+    envelope = attest.sign(claim, keys.signing_key(home))
     with pytest.raises(IntegrityError, match="no public key"):
         attest.verify_statement(envelope, [])
 
@@ -82,7 +82,7 @@ def test_a_damaged_key_says_what_to_do(home, content):
     home.signing_key.parent.mkdir(parents=True)
     home.signing_key.write_bytes(content)
     with pytest.raises(UserError, match="not an Ed25519 key") as refused:
-        attest.signing_key(home.signing_key)
+        keys.signing_key(home)
     assert "FT_SIGNING_KEY" in refused.value.cure
 
 
@@ -92,7 +92,7 @@ def test_a_key_of_another_kind_is_refused(home):
     home.signing_key.parent.mkdir(parents=True)
     home.signing_key.write_bytes(CryptoSigner.generate_ecdsa().private_bytes)
     with pytest.raises(UserError, match="holds a EC"):
-        attest.signing_key(home.signing_key)
+        keys.signing_key(home)
 
 
 @pytest.fixture

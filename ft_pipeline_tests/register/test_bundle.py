@@ -127,13 +127,14 @@ def test_any_changed_or_added_file_is_named(bundle):
 
 def resigned(bundle: Path, home) -> None:
     """Somebody with the signing key writes the index anew: only the inner chains tell."""
-    from ft_pipeline.register.attest import sign, signing_key
+    from ft_pipeline.register.attest import sign
+    from ft_pipeline.register.keys import signing_key
     from ft_pipeline.store.fingerprint import canonical_json, sha256_file
 
     index = json.loads((bundle / "bundle.json").read_bytes())
     index["files"] = {name: sha256_file(bundle / name) for name in index["files"] if (bundle / name).is_file()}
     (bundle / "bundle.json").write_bytes(canonical_json(index))
-    (bundle / "bundle.dsse.json").write_bytes(canonical_json(sign(index, signing_key(home.signing_key))))
+    (bundle / "bundle.dsse.json").write_bytes(canonical_json(sign(index, signing_key(home))))
 
 
 INNER = {

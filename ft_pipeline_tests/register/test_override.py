@@ -9,9 +9,10 @@ import pytest
 
 from ft_pipeline import recipe
 from ft_pipeline.errors import GateRefused, IntegrityError, NotFoundError, UserError
-from ft_pipeline.register import promotion
+from ft_pipeline.register import acts, approval, promotion
 from ft_pipeline.register.artifact import CARD, open_registered
 from ft_pipeline.register.attest import verify_statement
+from ft_pipeline.register.keys import trusted_keys
 from ft_pipeline.register.override import FILE, PREDICATE_TYPE, override_of, overrule
 from ft_pipeline.register.registration import Candidate, register
 from ft_pipeline.store.artifacts import open_store
@@ -77,8 +78,14 @@ def test_production_of_it_takes_a_second_person_and_history_names_the_override(m
     move = {"store": store, "actor": "ann", "reason": "agreed"}
     with pytest.raises(GateRefused, match="approved by nobody"):
         promotion.promote(catalog, model, **move)
-    done = promotion.promote(catalog, model, approved_by="bob", **move)
-    assert (done.to_stage, done.approved_by) == ("production", "bob") and said.principal in done.reason
+    asked = acts.promote(model.label, actor="ann", reason="agreed", **house)
+    assert isinstance(asked, approval.Request), "a policy that promotes a PASS by itself does not promote this"
+    done = acts.approve(model.label, actor="bob", **house)
+    assert (done.to_stage, done.actor, done.approved_by) == (
+        "production",
+        "ann",
+        "bob",
+    ) and said.principal in done.reason
     assert catalog.verify_history() == 3
 
 
@@ -150,7 +157,8 @@ def test_an_override_that_another_key_signed_or_that_was_signed_for_another_repo
     said = overrule(made["eval_report"].ref, ["arithmetic"], line=LINE, reason=WHY, **house)
     envelope = store.fetch(said.ref).file(FILE).read_bytes()
     assert (
-        verify_statement(json.loads(envelope), _keys(home), predicate_type=PREDICATE_TYPE)["predicate"]["reason"] == WHY
+        verify_statement(json.loads(envelope), trusted_keys(home), predicate_type=PREDICATE_TYPE)["predicate"]["reason"]
+        == WHY
     )
     other = lines.publish_line(store, catalog, base=made["base_model"], seed=4, verdict="FAIL")
     copied = lines.publish(
@@ -166,12 +174,6 @@ def test_an_override_that_another_key_signed_or_that_was_signed_for_another_repo
     overrule(forged["eval_report"].ref, ["arithmetic"], line=LINE, reason=WHY, **(house | {"settings": stranger}))
     with pytest.raises(IntegrityError, match="signature"):
         override_of(forged["eval_report"].ref, **house)
-
-
-def _keys(home):
-    from ft_pipeline.register.attest import trusted_keys
-
-    return trusted_keys(home.signing_key)
 
 
 def test_the_command_overrules_registers_and_says_what_is_left(made, typed, store, catalog, house):

@@ -13,7 +13,8 @@ from ft_pipeline.curate.consolidate import curate, curation_of
 from ft_pipeline.errors import GateRefused, NotFoundError, UserError
 from ft_pipeline.recipe import Dataset, parse
 from ft_pipeline.register import takedown
-from ft_pipeline.register.attest import trusted_keys, verify_statement
+from ft_pipeline.register.attest import verify_statement
+from ft_pipeline.register.keys import trusted_keys
 from ft_pipeline.store.catalog import NewModel
 from ft_pipeline.store.manifest import Spec
 from ft_pipeline_tests import road
@@ -134,7 +135,7 @@ def test_the_takedown_ends_when_nobody_answers_from_it_and_shuts_the_way_back(st
     assert [(e["event"], e["by"]) for e in events] == [("requested", "tester"), ("completed", "tester")]
     claim = verify_statement(
         json.loads(catalog.takedowns()[0].envelope),
-        trusted_keys(home.signing_key),
+        trusted_keys(home),
         predicate_type=takedown.PREDICATE_TYPE,
     )
     assert claim["predicate"]["models"] == ["acme/judge@1", "acme/policy@1"]
