@@ -36,7 +36,7 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """The raw rows: JSONL (.gz, .zst), Parquet, a folder of them, `hf://`, `s3://`, `https://`, or `store://` (`data judge-pairs`)."""
+    """The raw rows: JSONL (.gz, .zst), Parquet, a folder of them, `hf://`, `s3://`, `https://`, `store://` (`data judge-pairs`), `blob://` (uploaded)."""
 
     __pydantic_config__ = STRICT
     uri: str

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ft_pipeline.acquire import hub
 from ft_pipeline.acquire.artifact import FILES, RAW_KIND, SOURCE, SOURCES, holds_rows, source_of
 from ft_pipeline.acquire.judged import SCHEME, in_store
 from ft_pipeline.acquire.places import Desk, File, content_digest, listing, place_name
+from ft_pipeline.acquire.uploaded import digest_in, uploaded_file, verify
 from ft_pipeline.errors import DataError, UserError
 from ft_pipeline.recipe import DATASET, Dataset, Recipe, Source
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
+from ft_pipeline.store.blobs import SCHEME as BLOB
 from ft_pipeline.store.files import write_atomic
 from ft_pipeline.store.fingerprint import canonical_json
 from ft_pipeline.store.manifest import Ref, Spec
@@ -57,6 +59,8 @@ def acquire(source: Dataset | Source, *, settings: Settings, store: Store, liste
         return made
     if source.uri.startswith(hub.SCHEME):
         return _from_hub(source, desk, store)
+    if source.uri.startswith(BLOB):
+        return _from_upload(source, desk, store)
     if source.revision and (pinned := store.find(_spec({"content": source.revision}, source))):
         return pinned
     files = listing(source.uri, settings, wanted=holds_rows, what=FORMATS)
@@ -87,15 +91,32 @@ def _from_hub(source: Dataset | Source, desk: Desk, store: Store) -> Artifact:
     return _publish(store, spec, desk, files=files, location=source.uri)
 
 
+def _from_upload(source: Dataset | Source, desk: Desk, store: Store) -> Artifact:
+    """Its revision is the digest in its address; once acquired, the blob is not needed any more."""
+    digest = digest_in(source.uri)
+    if source.revision not in (None, digest):
+        raise _wrong_revision(source, digest)
+    spec = _spec({"content": digest}, source)
+    if found := store.find(spec):
+        return found
+    file = uploaded_file(source.uri, store, endpoint=desk.settings.s3_endpoint)
+    return _publish(store, spec, desk, files=[file], location=source.uri, check=lambda: verify(source.uri, file, desk))
+
+
 def _spec(identity: dict[str, Any], source: Dataset | Source) -> Spec:
     config = {**identity, "licence": source.licence}
     return Spec(kind=RAW_KIND, config=config, parents={}, code=CODE)
 
 
-def _publish(store: Store, spec: Spec, desk: Desk, *, files: Sequence[File], location: str) -> Artifact:
+def _publish(
+    store: Store, spec: Spec, desk: Desk, *, files: Sequence[File], location: str, check: Callable[[], None] | None = None
+) -> Artifact:  # fmt: skip
+    """`check` looks at the copies before they count."""
     with store.publish(spec) as draft:
         folder = draft.folder / FILES.rstrip("/")
         desk.copy(files, folder)
+        if check:
+            check()
         sizes = {f.name: (folder / f.name).stat().st_size for f in files}
         write_atomic(draft.folder / SOURCE, canonical_json(_source(spec, desk.digests, sizes)) + b"\n")
         draft.counts.update(files=len(files), bytes=sum(sizes.values()))

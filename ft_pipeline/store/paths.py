@@ -33,6 +33,10 @@ ROOM_OF = {
 MANIFEST = "manifest.json"
 DRAFTS = ".drafts"
 PROBE = ".conditional-put-probe"
+BLOBS = "blobs"
+"""Below the store's root: what tenants uploaded, by content."""
+PARTS = ".uploads"
+"""Below the store's root: parts of uploads that are not complete."""
 
 
 def artifact_path(kind: str, fingerprint: str) -> str:
@@ -51,6 +55,26 @@ def content_path(artifact: str, content_sha256: str) -> str:
 def drafts_folder(root: str, work: Path) -> Path:
     """Where drafts are made: on a disk below the store's root, so that a rename publishes them; for a bucket below `work`."""
     return work / "drafts" if "://" in root else Path(root) / DRAFTS
+
+
+def blob_path(sha256: str) -> str:
+    """Where uploaded bytes are, relative to the store's root."""
+    return f"{BLOBS}/{sha256[:2]}/{sha256}"
+
+
+def part_path(upload_id: str, part_id: str) -> str:
+    """Where a part of an upload waits for the others, relative to the store's root."""
+    return f"{PARTS}/{upload_id}/{part_id}"
+
+
+def arrivals_folder(work: Path) -> Path:
+    """Where bodies are written while they come in; each file is locked by the process that writes it."""
+    return work / "arrivals"
+
+
+def download_folder(work: Path) -> Path:
+    """Where blobs of a bucket lie while they are read."""
+    return work / "blobs"
 
 
 def under(root: str, *parts: str) -> str:
