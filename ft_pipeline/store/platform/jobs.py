@@ -198,7 +198,7 @@ def _counts(db: sa.Connection, tenant: str | None) -> dict[str, int]:
     query = sa.select(jobs.c.status, sa.func.count()).group_by(jobs.c.status)
     if tenant is not None:
         query = query.where(jobs.c.tenant == tenant)
-    return dict(db.execute(query).tuples().all())
+    return {str(row[0]): int(row[1]) for row in db.execute(query)}
 
 
 def _job(db: sa.Connection, job_id: str, *, tenant: str | None = None) -> TrainingJob:
