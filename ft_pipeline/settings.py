@@ -58,6 +58,13 @@ class Settings:
     """FT_GATEWAY_PORT: port of the gateway in front of them. Default: 8322."""
     metrics_key: str | None = field(repr=False)
     """FT_METRICS_KEY: bearer key of the gateway's /metrics. Default: none, only this machine may read them."""
+    api_port: int
+    """FT_API_PORT: port of the platform API. Default: 8400."""
+    api_pepper: str | None = field(repr=False)
+    """FT_API_PEPPER: the secret without which the table of API keys is of no use; the same for every process of the platform.
+    Default: FT_HOME/keys/api-pepper, made on first use."""
+    api_proxies: str
+    """FT_API_PROXIES: addresses of the ingress, with commas, whose X-Forwarded-For says who calls. Default: 127.0.0.1."""
     vllm_base: str | None
     """FT_VLLM_BASE: digest of the base model that this vLLM replica holds; serve/vllm_server.py sets it. Default: none."""
     vllm_rank: int
@@ -137,6 +144,9 @@ def load() -> Settings:
         vllm_rank=int(_one_of("FT_VLLM_RANK", ("64", "1", "8", "16", "32", "128", "256", "320", "512"))),
         vllm_slots=_whole_number("FT_VLLM_SLOTS", 8),
         vllm_adapters=_whole_number("FT_VLLM_ADAPTERS", 64),
+        api_port=_whole_number("FT_API_PORT", 8400),
+        api_pepper=env.get("FT_API_PEPPER") or None,
+        api_proxies=env.get("FT_API_PROXIES") or "127.0.0.1",
         threads=_whole_number("FT_THREADS", 2),
         memory_gib=_whole_number("FT_MEMORY_GIB", 2),
         processes=_whole_number("FT_PROCESSES", 1),
@@ -190,8 +200,9 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def job_environment(settings: Settings) -> dict[str, str]:
-    """The environment of a job, which runs a recipe's own functions: a child's without the signing key."""
-    return {name: value for name, value in child_environment(settings).items() if f"env:{name}" != settings.signer}
+    """The environment of a job, which runs a recipe's own functions: a child's without the signing key and the API's pepper."""
+    kept = child_environment(settings).items()
+    return {name: value for name, value in kept if f"env:{name}" != settings.signer and name != "FT_API_PEPPER"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

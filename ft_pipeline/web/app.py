@@ -10,6 +10,8 @@ from starlette.exceptions import HTTPException
 from ft_pipeline.errors import FtError, NotFoundError, StorageError, UserError
 from ft_pipeline.serve.shapes import error_body
 from ft_pipeline.store.platform.jobs import IdempotencyMismatch
+from ft_pipeline.web import usage
+from ft_pipeline.web.auth import Door
 from ft_pipeline.web.platform import Platform
 from ft_pipeline.web.refusals import Refusal
 
@@ -19,7 +21,7 @@ WRONG = "invalid_request_error"
 def build_api(platform: Platform) -> FastAPI:
     """The application."""
     app = FastAPI(title="ft-pipeline platform", docs_url="/docs", redoc_url=None)
-    app.state.platform = platform
+    app.state.platform, app.state.door = platform, Door(platform)
     _add_errors(app)
 
     @app.get("/health")

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.catalog_database import open_database
+from ft_pipeline.store.platform.audit import Audit
 from ft_pipeline.store.platform.jobs import Jobs
+from ft_pipeline.store.platform.keys import Keys
 from ft_pipeline.store.platform.metering import Metering
+from ft_pipeline.store.platform.tenants import Tenants
 
 
 @dataclass(frozen=True)
-class Records(Jobs, Metering):
+class Records(Tenants, Keys, Audit, Jobs, Metering):
     """Tenants, keys, files, jobs, webhooks, usage and the audit log: each in its own module of this folder."""
 
 
