@@ -41,6 +41,7 @@ COMMANDS = {
     "chat": ("serving", "Talk to a model."),
     "serve": ("serving", "Serve every production adapter, OpenAI-compatible."),
     "base": ("bases", "Base models made on this machine."),
+    "usage": ("usage", "What tenants used in a month and what it costs."),
     "dev": ("dev", "Start the Dagster and MLflow UIs on localhost."),
     "k8s": ("k8s", "Manifests of a run: render, check, diff; and is the cluster ready."),
     "doctor": ("doctor", "Check this installation and what it is connected to."),
