@@ -23,3 +23,5 @@ DEPLOYMENT = dg.AssetKey("deployment")
 TENANT_TAG = "ft/tenant"
 RECIPE_TAG = "ft/recipe_sha256"
 JOB_TAG = "ft/job_id"
+MODEL_TAG = "ft/model"
+"""`tenant/name@N` or a line, of a run that moves a version."""

@@ -1,16 +1,24 @@
-"""The door of register: an adapter with a passing report becomes a signed version in the catalog, and moves as far as its policy says."""
+"""The door of register: an adapter with a passing report becomes a signed version in the catalog, and moves as far as its policy says.
 
+A person moves it on by the jobs below, whoever opens Dagster's launchpad: who it is, is what is typed there. History says
+`dagster:NAME`, so that it can be told from a login or an API key. Where that is too little, put a proxy that knows people before
+the web server, or keep these jobs from the launchpad and use the API.
+"""
+
+from collections.abc import Callable
 from functools import partial
 
 import dagster as dg
+from pydantic import Field
 
 from ft_pipeline.errors import FtError
-from ft_pipeline.partitions import ADAPTER, EVAL_REPORT, REGISTERED_MODEL, recipes
-from ft_pipeline.register import registry
+from ft_pipeline.partitions import ADAPTER, EVAL_REPORT, MODEL_TAG, REGISTERED_MODEL, TENANT_TAG, recipes
+from ft_pipeline.register import acts, registry
 from ft_pipeline.register.artifact import CARD
 from ft_pipeline.register.chain import text_tree
 from ft_pipeline.register.registration import Candidate, Outcome, register
 from ft_pipeline.register.viewer import write_lineage
+from ft_pipeline.store.catalog import Transition
 
 
 @dg.asset(
@@ -77,4 +85,92 @@ def _without_front_matter(card: str) -> str:
     return "".join(line for line in lines if not line.startswith("!["))
 
 
-defs = dg.Definitions(assets=[registered_model])
+class Act(dg.Config):
+    """What the launchpad asks for."""
+
+    model: str = Field(description="`tenant/name@N`")
+    actor: str = Field(description="Your name. History says `dagster:NAME`: nobody checks it here.")
+    reason: str = Field(description="Goes into the append-only history.")
+
+
+class Promotion(Act):
+    """As Act, with where to."""
+
+    stage: str = Field(default="", description="dev, staging or production; empty: the next one.")
+
+
+class Rollback(Act):
+    """As Act; a line goes back by one version, a version comes back itself."""
+
+    model: str = Field(description="`tenant/name`, or `tenant/name@N` for a version that was in production before")
+
+
+@dg.op(required_resource_keys={"house"}, description="Moves a version on; production by two people only asks for it.")
+def promote_version(context: dg.OpExecutionContext, config: Promotion) -> None:
+    """Refuses without a passing report."""
+    _act(context, config, partial(acts.promote, to_stage=config.stage or None))
+
+
+@dg.op(required_resource_keys={"house"}, description="Completes what somebody else asked for.")
+def approve_version(context: dg.OpExecutionContext, config: Act) -> None:
+    """Refuses the one who asked, and what changed since."""
+    _act(context, config, acts.approve)
+
+
+@dg.op(required_resource_keys={"house"}, description="Brings back what was in production before.")
+def rollback_version(context: dg.OpExecutionContext, config: Rollback) -> None:
+    """A running server follows within a second."""
+    _act(context, config, acts.rollback)
+
+
+@dg.op(required_resource_keys={"house"}, description="Takes a version out of service for good.")
+def archive_version(context: dg.OpExecutionContext, config: Act) -> None:
+    """Undeployed everywhere first."""
+    _act(context, config, acts.archive)
+
+
+def _act(context: dg.OpExecutionContext, config: Act, act: Callable[..., object]) -> None:
+    """Does it as the named person, tags the run with the model, and shows the move on the page of the asset."""
+    house, line = context.resources.house, config.model.partition("@")[0]
+    context.instance.add_run_tags(context.run_id, {TENANT_TAG: line.partition("/")[0], MODEL_TAG: config.model})
+    if not config.actor.strip():
+        raise dg.Failure(description="actor is empty: every move has a person", allow_retries=False)
+    try:
+        made = act(
+            config.model, actor=f"dagster:{config.actor.strip()}", reason=config.reason, catalog=house.catalog, store=house.store,
+            settings=house.settings,
+        )  # fmt: skip
+    except FtError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+    context.log_event(dg.AssetObservation(REGISTERED_MODEL, partition=line, metadata=_told(made)))
+    mirrored = registry.mirror(house.catalog, line, house.settings)
+    if not mirrored.ok:
+        context.log.warning(f"MLflow has no mirror of {line}: {mirrored.text}")
+
+
+def _told(made: object) -> dict[str, str]:
+    if isinstance(made, Transition):
+        moved = {"model": made.model, "moved": f"{made.from_stage} > {made.to_stage}", "actor": made.actor}
+        return {**moved, "approved by": made.approved_by or "", "reason": made.reason}
+    assert isinstance(made, acts.Request)
+    waits = f"`ft-pipeline approve {made.model}`, or the job approve, by somebody else"
+    return {"model": made.model, "asked by": made.actor, "reason": made.reason, "waits for": waits}
+
+
+def _job(op: dg.OpDefinition, name: str) -> dg.JobDefinition:
+    """A job of one op, in the process of the run: it takes milliseconds."""
+
+    @dg.job(name=name, description=op.description, executor_def=dg.in_process_executor)
+    def one() -> None:
+        op()
+
+    return one
+
+
+jobs = [
+    _job(promote_version, "promote"),
+    _job(approve_version, "approve"),
+    _job(rollback_version, "rollback"),
+    _job(archive_version, "archive"),
+]
+defs = dg.Definitions(assets=[registered_model], jobs=jobs)
