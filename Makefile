@@ -4,13 +4,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
+EXPORT := .venv-export
 export FT_HOME ?= $(CURDIR)/.ft
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 # uv does not read pip's settings: hand it the folder of local wheels that pip is configured with, if there is one.
 FIND_LINKS = $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^[^=]*find-links='\([^']*\)'.*/--find-links \1/p" | head -1)
 
-.PHONY: help setup demo dev test check test-cluster bench bench-scale fmt lint lock clean
+.PHONY: help setup setup-export test-export lock-export demo dev test check test-cluster test-vllm bench bench-scale fmt lint lock lock-vllm clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -39,13 +41,35 @@ lint: setup      ## Formatting, lint, import rules, types.
 	$(BIN)/pyrefly check
 
 check: lint      ## The fast core, about three minutes.
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not cluster and not vllm"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not cluster and not vllm and not export"
 
 test: lint       ## Everything: what .ci/run calls.
-	$(BIN)/python -m pytest -n 2 -m "not gpu and not cluster and not vllm"
+	$(BIN)/python -m pytest -n 2 -m "not gpu and not cluster and not vllm and not export"
 
 test-cluster: setup ## End to end on the cluster of KUBECONFIG: CLUSTER="--cluster-image=repo@sha256:..." or "--host-python=/path/python".
 	$(BIN)/python -m pytest -p no:xdist -m cluster -rs $(CLUSTER) ft_pipeline_tests/workers/test_cluster.py
+
+setup-export: $(EXPORT)/.installed ## Create .venv-export, the environment that quantises: its pins clash with ours.
+
+$(EXPORT)/.installed: $(VENV)/.installed requirements-export.lock
+	@test -x $(EXPORT)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(EXPORT)
+	@echo "installing $$(grep -c == requirements-export.lock) locked packages ..."
+	@$(BIN)/uv pip install --quiet --python $(EXPORT)/bin/python $(FIND_LINKS) -r requirements-export.lock
+	@$(BIN)/uv pip install --quiet --python $(EXPORT)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-export: setup-export ## Quantised exports for real: every format, its fidelity, its gate.
+	$(BIN)/python -m pytest -p no:xdist -m export -rs ft_pipeline_tests/serve/export
+
+$(VLLM)/.installed: requirements-vllm.lock requirements-vllm-overrides.txt pyproject.toml $(VENV)/.installed
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo "installing $$(grep -c == requirements-vllm.lock) locked packages, 3.6 GB ..."
+	@$(BIN)/uv pip install --quiet --python $(VLLM)/bin/python $(FIND_LINKS) --override requirements-vllm-overrides.txt -r requirements-vllm.lock
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-vllm: $(VLLM)/.installed ## A real vLLM server on this CPU, in an environment of its own (.venv-vllm): about seven minutes.
+	$(VLLM)/bin/python -m pytest -p no:xdist -m vllm ft_pipeline_tests/serve/test_vllm*.py
 
 bench: setup     ## Measured ratios against named baselines; see BENCHMARKS.md.
 	$(BIN)/python -m pytest ft_pipeline_tests/bench.py ft_pipeline_tests/bench_models.py ft_pipeline_tests/bench_training.py \
@@ -62,6 +86,14 @@ lock: setup      ## Resolve requirements.in anew into requirements.lock: names a
 	$(BIN)/uv pip compile requirements.in --python-version 3.11 $(FIND_LINKS) --no-header --no-annotate --quiet \
 	  | sed -E 's/\+cpu$$//' > requirements.lock.new && mv requirements.lock.new requirements.lock
 
+lock-export: setup ## The same for requirements-export.in.
+	$(BIN)/uv pip compile requirements-export.in --python-version 3.11 $(FIND_LINKS) --no-header --no-annotate --quiet \
+	  | sed -E 's/\+cpu$$//' > requirements-export.lock.new && mv requirements-export.lock.new requirements-export.lock
+
+lock-vllm: setup ## The same for requirements-vllm.lock: requirements.lock and vLLM.
+	$(BIN)/uv pip compile requirements.lock requirements-vllm.in --override requirements-vllm-overrides.txt --python-version 3.11 $(FIND_LINKS) \
+	  --no-header --no-annotate --quiet | sed -E 's/\+cpu$$//' > requirements-vllm.lock.new && mv requirements-vllm.lock.new requirements-vllm.lock
+
 clean:           ## Remove the environment and caches; keeps .ft (your store). `rm -r .ft` forgets everything.
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	rm -rf $(VENV) $(EXPORT) $(VLLM) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

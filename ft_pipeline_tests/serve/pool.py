@@ -38,7 +38,9 @@ LOCAL = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "
 """1 GiB of keys and values; threads are not bound to cores that others use."""
 
 
-def version(house: Pool, seed: int, *, line: str = "acme/router", base: Artifact | None = None, **config: Any) -> ModelVersion:
+def version(
+    house: Pool, seed: int, *, line: str = "acme/router", base: Artifact | None = None, **config: Any
+) -> ModelVersion:
     """A signed version of a line in production: its adapter is drawn from the seed, `config` is put into its config."""
     base, store = base or house.base, house.store
     lines.recipe_file(house.settings, line)
@@ -144,7 +146,15 @@ class Replica:
         """Once it answers. It is a child that leads its own process group, since vLLM starts two more processes."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("FT_", "VLLM_"))}
         env |= {"FT_HOME": str(self.pool.settings.home), "FT_MLFLOW": "off", **LOCAL, **self.variables}
-        words = ["-m", "ft_pipeline.serve.vllm_server", self.pool.base_model, "--port", str(self.port), "--", *self.more]
+        words = [
+            "-m",
+            "ft_pipeline.serve.vllm_server",
+            self.pool.base_model,
+            "--port",
+            str(self.port),
+            "--",
+            *self.more,
+        ]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *words], env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -36,7 +36,10 @@ def door(house) -> Admission:
 
 def test_a_plain_adapter_is_servable():
     assert vllm_fault(PLAIN) is None
-    assert vllm_fault(PLAIN | {"init_lora_weights": "gaussian", "use_rslora": True, "alpha_pattern": {"q_proj": 4}}) is None
+    assert (
+        vllm_fault(PLAIN | {"init_lora_weights": "gaussian", "use_rslora": True, "alpha_pattern": {"q_proj": 4}})
+        is None
+    )
     assert vllm_fault(PLAIN | {"r": 512}) is None
 
 
