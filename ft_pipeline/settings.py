@@ -104,6 +104,12 @@ class Settings:
     """FT_NOTIFY_KIND: log, webhook (signed JSON) or slack. Default: webhook where there is a URL, else log."""
     notify_secret: str | None = field(repr=False)
     """FT_NOTIFY_SECRET: signs a webhook's body (gate/notify.py). Default: unsigned."""
+    export_python: Path
+    """FT_EXPORT_PYTHON: the Python of the environment that quantises (`make setup-export`). Default: .venv-export/bin/python of the project."""
+    export_image: str | None
+    """FT_EXPORT_IMAGE: of the pods that quantise, `repository@sha256:...`. Default: none, they are refused."""
+    webhooks_private: bool
+    """FT_WEBHOOKS_PRIVATE: 1 lets the platform's webhooks go to private networks and plain http. Default: 0, public https only."""
     queue: str | None
     """FT_QUEUE: the Kueue LocalQueue of its Jobs, `name` or `name:priority-class`. Default: none, pods wait for nodes."""
     actor: str
@@ -140,13 +146,13 @@ def load() -> Settings:
         fleet=Path(env["FT_FLEET"]) if env.get("FT_FLEET") else None,
         gateway_port=_whole_number("FT_GATEWAY_PORT", 8322),
         metrics_key=env.get("FT_METRICS_KEY") or None,
+        api_port=_whole_number("FT_API_PORT", 8400),
+        api_pepper=env.get("FT_API_PEPPER") or None,
+        api_proxies=env.get("FT_API_PROXIES") or "127.0.0.1",
         vllm_base=env.get("FT_VLLM_BASE") or None,
         vllm_rank=int(_one_of("FT_VLLM_RANK", ("64", "1", "8", "16", "32", "128", "256", "320", "512"))),
         vllm_slots=_whole_number("FT_VLLM_SLOTS", 8),
         vllm_adapters=_whole_number("FT_VLLM_ADAPTERS", 64),
-        api_port=_whole_number("FT_API_PORT", 8400),
-        api_pepper=env.get("FT_API_PEPPER") or None,
-        api_proxies=env.get("FT_API_PROXIES") or "127.0.0.1",
         threads=_whole_number("FT_THREADS", 2),
         memory_gib=_whole_number("FT_MEMORY_GIB", 2),
         processes=_whole_number("FT_PROCESSES", 1),
@@ -159,6 +165,9 @@ def load() -> Settings:
         cluster=env.get("FT_CLUSTER") or "bare",
         namespace=env.get("FT_NAMESPACE") or None,
         image=env.get("FT_IMAGE") or None,
+        export_python=Path(env.get("FT_EXPORT_PYTHON") or PROJECT / ".venv-export" / "bin" / "python").absolute(),
+        export_image=env.get("FT_EXPORT_IMAGE") or None,
+        webhooks_private=_one_of("FT_WEBHOOKS_PRIVATE", ("0", "1")) == "1",
         queue=env.get("FT_QUEUE") or None,
         notify_url=env.get("FT_NOTIFY_URL") or None,
         notify_kind=_notify_kind(),

@@ -65,6 +65,7 @@ def guard(records: Records, *, prices: Prices, moment: str) -> list[str]:
     for tenant, found in standings(records, prices=prices, moment=moment).items():
         if found.state == "open":
             continue
+        records.tell_once(tenant, f"platform.budget.{found.state}", {"month": moment[:7]})
         for job in records.find_jobs(tenant=tenant, statuses=LIVE):
             done += _told(records, job, (found, moment[:7]))
     return done

@@ -12,9 +12,15 @@ from ft_pipeline.errors import NotFoundError, UserError
 from ft_pipeline.store.catalog_database import Database, now
 from ft_pipeline.store.platform.rows import ENDED, LIVE, NEXT, JobStatus, NewJob, TrainingJob, Wish
 from ft_pipeline.store.platform.tables import idempotency, job_events, job_intervals, jobs
+from ft_pipeline.store.platform.webhooks import enqueue
 
 JSON_COLUMNS = ("request", "placement", "estimate", "promotion", "error")
 PROGRESS = ("step", "planned_steps", "loss", "tokens_per_second", "trained_tokens", "expected_end", "checkpoint")
+TOLD: Mapping[JobStatus, str] = {
+    "succeeded": "fine_tuning.job.succeeded", "failed": "fine_tuning.job.failed", "cancelled": "fine_tuning.job.cancelled",
+    "paused": "platform.job.paused",
+}  # fmt: skip
+"""Status -> the event that webhooks are sent, written in the transaction that makes it true."""
 Admission = Callable[[Mapping[str, int]], None]
 """Given how many jobs of the tenant are in each status; raises what refuses one more."""
 
@@ -130,6 +136,8 @@ def move(
     allowed = set(NEXT if only_from is None else only_from)
     if job.status not in allowed or to not in NEXT[job.status] or attempt not in (None, job.attempt):
         return None
+    if to == "queued" and job.wish is not None:  # asked for while its run was lost: carried out, not forgotten
+        return None
     values: dict[str, Any] = {k: _json(v) if k in JSON_COLUMNS else v for k, v in (fields or {}).items()}
     values |= {"status": to, **_stamps(job, to, moment)}
     here = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status == job.status, jobs.c.attempt == job.attempt)
@@ -138,6 +146,8 @@ def move(
     after = _job(db, job_id)
     _enter(db, after, moment)
     add_event(db, job_id, message or f"the job is {to}", level=level, data={"status": to})
+    if to in TOLD:
+        enqueue(db, job.tenant, TOLD[to], data={"id": job_id})
     return after
 
 

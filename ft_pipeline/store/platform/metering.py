@@ -72,14 +72,14 @@ class Metering(Database):
                 db.execute(sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(*where)).scalar_one()
             )
 
-    def note_once(self, job_id: str, message: str, *, mark: str, level: str = "warn") -> bool:
-        """Adds an event unless the job has one with this mark already. True when it was added."""
+    def note_once(self, job_id: str, message: str, *, mark: str) -> bool:
+        """Adds a warning to a job unless it has one with this mark already. True when it was added."""
         with self.write() as db:
             data = f'"mark": "{mark}"'
             same = (job_events.c.job_id == job_id, job_events.c.data.contains(data, autoescape=True))
             if db.execute(sa.select(job_events.c.id).where(*same).limit(1)).first():
                 return False
-            add_event(db, job_id, message, level=level, data={"mark": mark})
+            add_event(db, job_id, message, level="warn", data={"mark": mark})
             return True
 
 

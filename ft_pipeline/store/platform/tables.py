@@ -209,13 +209,17 @@ idempotency = Table(
 webhooks = Table(
     "webhooks", metadata, _key("id"),
     _tenant(),
+    _text("name"),
     _text("url"),
     _text("secret"),
+    _maybe("old_secret"),
+    _maybe("old_secret_until"),
     _text("events"),
     _text("created_at"),
+    _text("updated_at"),
     _maybe("deleted_at"),
 )  # fmt: skip
-"""events: JSON list of the kinds that are sent. secret: signs each delivery; shown once."""
+"""events: JSON list of the kinds that are sent. secret: signs each delivery, shown once; the one before it signs too for a while."""
 deliveries = Table(
     "deliveries", metadata, _key("id"),
     _text("webhook_id", ForeignKey("webhooks.id")),
