@@ -1,4 +1,4 @@
-"""`dev`: the Dagster UI and daemon, and the MLflow UI, on localhost until Ctrl-C."""
+"""`dev`: the Dagster UI and daemon, the MLflow UI and the platform API, on localhost until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ STOP_SECONDS = 30
 @click.command()
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 @click.option("--mlflow-port", default=5000, show_default=True, help="Port of the MLflow UI.")
-def dev(port: int, mlflow_port: int) -> None:
-    """Start the Dagster UI + daemon and the MLflow UI on localhost; Ctrl-C stops both."""
+@click.option(
+    "--api-port", type=int, help="Port of the platform API; 0 leaves it out. Default: FT_API_PORT, else 8400."
+)
+def dev(port: int, mlflow_port: int, api_port: int | None) -> None:
+    """Start the Dagster UI + daemon, the MLflow UI and the platform API on localhost; Ctrl-C stops them all."""
     from ft_pipeline.cli import launch
 
     where = settings.load()
+    api_port = where.api_port if api_port is None else api_port
     refuse_taken(port, "--port")
     if _mlflow(where, mlflow_port):
         refuse_taken(mlflow_port, "--mlflow-port")
+    if api_port:
+        refuse_taken(api_port, "--api-port")
     home = launch.prepare_home(where)
     environment = {
         **settings.child_environment(where),
@@ -43,6 +49,7 @@ def dev(port: int, mlflow_port: int) -> None:
     commands = {
         "Dagster": ["dagster", "dev", "-w", str(launch.workspace_yaml()), "-h", HOST, "-p", str(port)],
         **_mlflow(where, mlflow_port),
+        **_api(api_port),
     }
     started = {
         # a group of its own: Ctrl-C reaches it once, from `stop`, and what it started can be ended with it
@@ -51,7 +58,11 @@ def dev(port: int, mlflow_port: int) -> None:
         )
         for name, (program, *words) in commands.items()
     }
-    console.print(f"Dagster http://{HOST}:{port}   MLflow {_mlflow_place(where, mlflow_port)}   (Ctrl-C stops)")
+    api = f"   API http://{HOST}:{api_port}/v1" if api_port else ""
+    console.print(
+        f"Dagster http://{HOST}:{port}   MLflow {_mlflow_place(where, mlflow_port)}{api}   (Ctrl-C stops)",
+        soft_wrap=True,
+    )
     try:
         wait_for_first(started)
     finally:
@@ -75,6 +86,12 @@ def _mlflow(where: Settings, port: int) -> dict[str, list[str]]:
     # one worker is enough for one person
     words = ["--backend-store-uri", where.mlflow_uri, "--host", HOST, "--port", str(port), "--workers", "1"]
     return {"MLflow": ["mlflow", "server", *words]}
+
+
+def _api(port: int) -> dict[str, list[str]]:
+    """The platform API; it starts an inference server with the first chat, and both end with us."""
+    words = ["serve-api", "--port", str(port), "--with-server", "--parent", str(os.getpid())]
+    return {"API": ["ft-pipeline", *words]} if port else {}
 
 
 def _mlflow_place(where: Settings, port: int) -> str:

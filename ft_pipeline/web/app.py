@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ft_pipeline.errors import FtError, NotFoundError, StorageError, UserError
+from ft_pipeline.serve.gateway.authority import Refused
 from ft_pipeline.serve.shapes import error_body
 from ft_pipeline.store.platform.jobs import IdempotencyMismatch
-from ft_pipeline.web import usage
+from ft_pipeline.web import me, usage, webhooks
 from ft_pipeline.web.auth import Door
+from ft_pipeline.web.frame import Frame
+from ft_pipeline.web.inference import add_inference
 from ft_pipeline.web.platform import Platform
-from ft_pipeline.web.refusals import Refusal
+from ft_pipeline.web.refusals import DOCUMENTED, Refusal
 
 WRONG = "invalid_request_error"
+THREADS = 64
+"""For routes, which wait for the database; streams hold none."""
 
 
-def build_api(platform: Platform) -> FastAPI:
-    """The application."""
-    app = FastAPI(title="ft-pipeline platform", docs_url="/docs", redoc_url=None)
+def build_api(platform: Platform, *, with_server: bool = False) -> FastAPI:
+    """The application. `app.state.stopping` is set when the process is told to end; `app.state.lives` are open while it runs."""
+    app = FastAPI(title="ft-pipeline platform", docs_url="/docs", redoc_url=None, lifespan=_life, responses=DOCUMENTED)
     app.state.platform, app.state.door = platform, Door(platform)
+    app.state.stopping = threading.Event()
+    app.add_middleware(Frame)
     _add_errors(app)
+    app.state.lives = [add_inference(app, platform, with_server=with_server)]
+    app.include_router(me.router(platform))
+    app.include_router(usage.router(platform))
+    app.include_router(webhooks.router(platform))
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -30,6 +46,15 @@ def build_api(platform: Platform) -> FastAPI:
         return {"status": "ok"}
 
     return app
+
+
+@asynccontextmanager
+async def _life(app: FastAPI) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    async with AsyncExitStack() as stack:
+        for life in app.state.lives:
+            await stack.enter_async_context(life())
+        yield
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -60,6 +85,10 @@ def refusal(error: FtError) -> JSONResponse:
         case Refusal():
             body = error_body(text, kind=error.kind, param=error.param, code=error.code)
             return JSONResponse(body, error.status, headers=error.headers)
+        case Refused():
+            body = error_body(text, kind=error.kind, param=error.param, code=error.code)
+            wait = error.retry_after_seconds
+            return JSONResponse(body, error.status, headers={"Retry-After": str(wait)} if wait else None)
         case IdempotencyMismatch():
             return JSONResponse(error_body(text, kind=WRONG, code="idempotency_mismatch"), 422)
         case NotFoundError():

@@ -29,8 +29,8 @@ class Door:
     def __init__(self, platform: Platform, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._records = platform.records
         self._pepper = open_pepper(platform.settings)
-        self.rates = Rates(clock=clock)
-        self._failures = Rates(clock=clock)
+        self._rates, self._failures = Rates(clock=clock), Rates(clock=clock)
+        self._a_minute: dict[str, int | None] = {}
         self._was_good: dict[str, None] = {}
         """Digests of keys that were good before: who shares an address with somebody who guesses is not shut out with him."""
 
@@ -45,10 +45,21 @@ class Door:
             self._failures.take(network, FAILURES_A_MINUTE)
             self._was_good.pop(digest, None)
             raise _not_good()
-        caller, a_minute = found
         if len(self._was_good) < MOST_BUCKETS:
             self._was_good[digest] = None
-        if a_minute is not None and (wait := self.rates.take(caller.tenant, a_minute)):
+        return self._counted(*found)
+
+    def rate_headers(self, caller: Caller) -> dict[str, str]:
+        """OpenAI's two headers, for a tenant that has a rate."""
+        a_minute = self._a_minute.get(caller.tenant)
+        if a_minute is None:
+            return {}
+        left = self._rates.left(caller.tenant, a_minute)
+        return {"x-ratelimit-limit-requests": str(a_minute), "x-ratelimit-remaining-requests": str(left)}
+
+    def _counted(self, caller: Caller, a_minute: int | None) -> Caller:
+        self._a_minute[caller.tenant] = a_minute
+        if a_minute is not None and (wait := self._rates.take(caller.tenant, a_minute)):
             raise _too_often(f"more than {a_minute} requests a minute of tenant {caller.tenant}", wait)
         return caller
 
@@ -76,7 +87,7 @@ def needs(*roles: Role) -> Callable[..., Caller]:
     def caller(request: Request, credentials: Credentials) -> Caller:
         door: Door = request.app.state.door
         found = door.caller(credentials.credentials if credentials else None, address=address_of(request))
-        request.state.caller = found
+        request.state.caller, request.state.rate_headers = found, door.rate_headers(found)
         if roles and not found.roles & set(roles):
             raise Forbidden(
                 f"this key has the roles {', '.join(sorted(found.roles)) or 'none'}, and this needs {' or '.join(roles)}",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
 
 from ft_pipeline.errors import UserError
 
@@ -58,3 +61,35 @@ class TooMany(Refusal):
 
     status = 429
     kind = "rate_limit_error"
+
+
+class ErrorShown(BaseModel):
+    """For programs `code`, for people `message`."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error."""
+
+    error: ErrorShown
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": words}
+    for status, words in {
+        400: "The request cannot be used as it is",
+        401: "No key that is good",
+        403: "A key without the role",
+        404: "Nothing of this name is the tenant's",
+        408: "The body came too slowly",
+        413: "The body is too large",
+        422: "An Idempotency-Key that was used for another request",
+        429: "Beyond a rate (Retry-After) or a quota (x-should-retry: false)",
+        503: "A database, store or model server does not answer now",
+    }.items()
+}
+"""What any route may answer, in the OpenAPI document."""

@@ -32,10 +32,17 @@ def port() -> int:
         return free.getsockname()[1]
 
 
-def started(home: Path, port: int) -> subprocess.Popen[str]:
+@pytest.fixture
+def api_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def started(home: Path, port: int, api_port: int) -> subprocess.Popen[str]:
     home.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
-        [road.CLI, "dev", "--port", str(port)], env=road.environment(home), cwd=home, text=True, start_new_session=True,
+        [road.CLI, "dev", "--port", str(port), "--api-port", str(api_port)], env=road.environment(home), cwd=home, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -61,8 +68,8 @@ def members(group: int) -> list[str]:
     return [line for line in found if line]
 
 
-def test_the_ui_loads_every_asset_and_ctrl_c_ends_everything(home, port):
-    command = started(home.home, port)
+def test_the_ui_loads_every_asset_and_ctrl_c_ends_everything(home, port, api_port):
+    command = started(home.home, port, api_port)
     try:
         until, loaded = time.monotonic() + 200, None
         while loaded is None:
@@ -75,6 +82,8 @@ def test_the_ui_loads_every_asset_and_ctrl_c_ends_everything(home, port):
         assert location["name"] == "ft_pipeline"
         assert location["locationOrLoadError"]["__typename"] == "RepositoryLocation"
         assert len(loaded["assetNodes"]) == 12
+        with urllib.request.urlopen(f"http://127.0.0.1:{api_port}/health", timeout=60) as answer:
+            assert json.load(answer)["status"] == "ok"
         assert all(node["description"] and node["kinds"] and node["groupName"] for node in loaded["assetNodes"])
     finally:
         os.killpg(command.pid, signal.SIGINT)
@@ -86,7 +95,7 @@ def test_the_ui_loads_every_asset_and_ctrl_c_ends_everything(home, port):
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("option", ["--port", "--mlflow-port"])
+@pytest.mark.parametrize("option", ["--port", "--mlflow-port", "--api-port"])
 def test_a_taken_port_is_refused_before_anything_starts(home, typed, monkeypatch, option):
     monkeypatch.delenv("FT_MLFLOW")
     with socket.socket() as taken:

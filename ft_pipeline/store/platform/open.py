@@ -11,10 +11,11 @@ from ft_pipeline.store.platform.jobs import Jobs
 from ft_pipeline.store.platform.keys import Keys
 from ft_pipeline.store.platform.metering import Metering
 from ft_pipeline.store.platform.tenants import Tenants
+from ft_pipeline.store.platform.usage import Usage
 
 
 @dataclass(frozen=True)
-class Records(Tenants, Keys, Audit, Jobs, Metering):
+class Records(Tenants, Keys, Audit, Usage, Jobs, Metering):
     """Tenants, keys, files, jobs, webhooks, usage and the audit log: each in its own module of this folder."""
 
 

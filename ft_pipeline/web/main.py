@@ -1,0 +1,87 @@
+"""The API process: opens the platform, answers on a port until a signal, then finishes what runs."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.serve.drain import Draining
+from ft_pipeline.settings import Settings
+from ft_pipeline.web.app import build_api
+from ft_pipeline.web.platform import open_platform
+
+DRAIN_SECONDS = 30
+"""After SIGTERM, for answers that run. Streams of events are told to end at once (`app.state.stopping`): clients take them up again."""
+KEEP_ALIVE_SECONDS = 65
+"""Longer than the 60 s after which load balancers usually let a connection go: the other way round they meet closed ones."""
+BACKLOG = 512
+
+
+def serve_api(settings: Settings, *, host: str, port: int, with_server: bool = False) -> None:
+    """Serves until SIGTERM or Ctrl-C. Raises UserError when the port is taken, StorageError when the database does not answer."""
+    listening = _listen(host, port)
+    try:
+        platform = open_platform(settings)
+        _log_to_stderr()
+        app = build_api(platform, with_server=with_server)
+        Stopping(app, _config(app, settings)).run(sockets=[listening])
+    finally:
+        listening.close()
+    platform.records.close()
+    platform.catalog.close()
+
+
+class Stopping(Draining):
+    """Tells the application that it is to end, so that streams without an end do not use up the time of the others."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On SIGTERM and Ctrl-C."""
+        self._app.state.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    options: dict[str, Any] = {
+        "log_level": "warning", "access_log": False, "server_header": False, "date_header": True,
+        "proxy_headers": True, "forwarded_allow_ips": settings.api_proxies,
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS, "timeout_graceful_shutdown": DRAIN_SECONDS, "backlog": BACKLOG,
+    }  # fmt: skip
+    return uvicorn.Config(app, **options)
+
+
+def _log_to_stderr() -> None:
+    """The access log and failures, a line each."""
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(logging.Formatter("%(message)s"))
+    for name, level in {"ft_pipeline.access": logging.INFO, "ft_pipeline.web": logging.WARNING}.items():
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.addHandler(output)
+        logger.propagate = False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The bound socket, taken before anything slow starts."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            cure="stop what listens there, or choose another port: --port or FT_API_PORT",
+        ) from None
+    return listening
