@@ -73,6 +73,8 @@ class Settings:
     """FT_VLLM_SLOTS: adapters that a vLLM replica mixes in one batch. Default: 8."""
     vllm_adapters: int
     """FT_VLLM_ADAPTERS: adapters that a vLLM replica keeps in CPU memory, at least FT_VLLM_SLOTS. Default: 64."""
+    offer: Path
+    """FT_OFFER: what tenants of the platform may name: base models, suites, policies (docs/platform.md). Default: the packaged one."""
     threads: int
     """FT_THREADS: CPU threads of a child process. Default: 2. Part of bit-exact reproduction on a CPU."""
     memory_gib: int
@@ -153,6 +155,7 @@ def load() -> Settings:
         vllm_rank=int(_one_of("FT_VLLM_RANK", ("64", "1", "8", "16", "32", "128", "256", "320", "512"))),
         vllm_slots=_whole_number("FT_VLLM_SLOTS", 8),
         vllm_adapters=_whole_number("FT_VLLM_ADAPTERS", 64),
+        offer=Path(env.get("FT_OFFER") or PACKAGE / "jobs" / "offer.yaml"),
         threads=_whole_number("FT_THREADS", 2),
         memory_gib=_whole_number("FT_MEMORY_GIB", 2),
         processes=_whole_number("FT_PROCESSES", 1),

@@ -72,6 +72,11 @@ def arrivals_folder(work: Path) -> Path:
     return work / "arrivals"
 
 
+def validation_lock(work: Path, file_id: str) -> Path:
+    """Held while a process of this machine validates an uploaded file."""
+    return work / "validation" / file_id
+
+
 def download_folder(work: Path) -> Path:
     """Where blobs of a bucket lie while they are read."""
     return work / "blobs"

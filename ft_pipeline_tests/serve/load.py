@@ -31,6 +31,7 @@ class Load:
     model: str
     clients: int = 4
     max_tokens: int = 16
+    headers: dict[str, str] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -71,7 +72,7 @@ class Load:
             "max_tokens": self.max_tokens,
             "messages": [{"role": "user", "content": "which module is it?"}],
         }
-        with httpx.Client(trust_env=False, timeout=60) as client:
+        with httpx.Client(trust_env=False, timeout=60, headers=self.headers) as client:
             while not self._stopped.is_set():
                 start = time.monotonic()
                 try:
