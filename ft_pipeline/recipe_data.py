@@ -64,8 +64,14 @@ class Source:
     """At most so many kept rows."""
     safety: bool = False
     """Counted as the safety share of the dataset."""
+    split: Literal["validation", "holdout"] | None = None
+    """All its rows go there, with the variants of them that other sources hold: none is trained on. None: by hash, as the dataset's own."""
 
     def __post_init__(self) -> None:
+        if self.split and self.share is not None:
+            raise ValueError(
+                f"source {self.name}: share {self.share} is of the train rows, split {self.split} gives none"
+            )
         if not is_name(self.name) or self.name == DATASET:
             raise ValueError(f"source {self.name!r}: {NAME_RULE}; {DATASET} is the recipe's own")
         if self.share is not None and not 0 < self.share < 1:

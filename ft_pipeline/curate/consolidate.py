@@ -68,7 +68,7 @@ class Curation:
     def spec(self) -> Spec:
         """What the outcome is made of."""
         sources = {name: identity(reading) for name, reading in self.readings.items()}
-        shares = [[one.name, one.share, one.cap, one.safety] for one in self.mix]
+        shares = [[one.name, one.share, one.cap, one.safety, *([one.split] if one.split else [])] for one in self.mix]
         words = None if self.words is None else sha256_json(self.words.read_text(encoding="utf-8"))
         return Spec(
             kind=CURATED_KIND,

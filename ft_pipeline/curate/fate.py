@@ -44,12 +44,22 @@ def fates(table: Examined, duplicates: Duplicates, shares: Splits, *, mix: Seque
     distinct, place = np.unique(heads, return_inverse=True)
     names = table.row_ids(table.global_ordinal[distinct])
     splits = np.array([SPLITS.index(split_of(name, shares)) for name in names], np.int8)
+    source = np.repeat(np.asarray(sources, object), table.num_fit)
+    for split, asked in _asked_for(duplicates, mix, source=source).items():
+        splits[np.isin(distinct, asked)] = split
     fate[kept] = splits[place] if len(kept) else fate[kept]
-    _draw(table, fate, mix, source=np.repeat(np.asarray(sources, object), table.num_fit))
+    _draw(table, fate, mix, source=source)
     cluster_ids = [""] * len(fate)
     for row, at in zip(kept.tolist(), place.tolist(), strict=True):
         cluster_ids[row] = names[at]
     return Fates(fate=fate, cluster_ids=cluster_ids)
+
+
+def _asked_for(duplicates: Duplicates, mix: Sequence[Source], *, source: np.ndarray) -> dict[int, np.ndarray]:
+    """Split -> clusters with a row of a source that belongs there as a whole. The holdout comes last: what is in both decides the gate."""
+    head = np.where(duplicates.exact >= 0, duplicates.cluster[duplicates.exact], duplicates.cluster)
+    named = {split: [one.name for one in mix if one.split == SPLITS[split]] for split in (VALIDATION, HOLDOUT)}
+    return {split: np.unique(head[np.isin(source, names)]) for split, names in named.items() if names}
 
 
 def _draw(table: Examined, fate: np.ndarray, mix: Sequence[Source], *, source: np.ndarray) -> None:

@@ -16,12 +16,13 @@ from ft_pipeline.errors import FtError, NotFoundError, StorageError, UserError
 from ft_pipeline.serve.gateway.authority import Refused
 from ft_pipeline.serve.shapes import error_body
 from ft_pipeline.store.platform.jobs import IdempotencyMismatch
-from ft_pipeline.web import me, usage, webhooks
+from ft_pipeline.web import datasets, files, fine_tuning, me, uploads, usage, webhooks
 from ft_pipeline.web.auth import Door
 from ft_pipeline.web.frame import Frame
 from ft_pipeline.web.inference import add_inference
 from ft_pipeline.web.platform import Platform
 from ft_pipeline.web.refusals import DOCUMENTED, Refusal
+from ft_pipeline.web.validation import Validator
 
 WRONG = "invalid_request_error"
 THREADS = 64
@@ -35,7 +36,12 @@ def build_api(platform: Platform, *, with_server: bool = False) -> FastAPI:
     app.state.stopping = threading.Event()
     app.add_middleware(Frame)
     _add_errors(app)
-    app.state.lives = [add_inference(app, platform, with_server=with_server)]
+    validator = Validator(platform)
+    app.state.lives = [add_inference(app, platform, with_server=with_server), validator.living]
+    app.include_router(datasets.router(platform, validator))
+    app.include_router(files.router(platform, validator))
+    app.include_router(uploads.router(platform, validator))
+    app.include_router(fine_tuning.router(platform))
     app.include_router(me.router(platform))
     app.include_router(usage.router(platform))
     app.include_router(webhooks.router(platform))
