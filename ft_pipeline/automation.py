@@ -22,6 +22,7 @@ from ft_pipeline.partitions import (
     CHECKPOINTS,
     CURATED_DATASET,
     EVAL_REPORT,
+    EXPORTED_MODEL,
     JOB_TAG,
     PACKED_SHARDS,
     RAW_DATASET,
@@ -75,7 +76,7 @@ CONDITIONS: Mapping[dg.AssetKey, dg.AutomationCondition] = {
 
 fine_tune = dg.define_asset_job(
     "fine_tune",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(BUMP_STATUS),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(BUMP_STATUS, EXPORTED_MODEL),
     description="The whole road for one recipe: raw rows to a deployed adapter. What is unchanged is reused.",
 )
 prepare_data = dg.define_asset_job(
@@ -92,6 +93,12 @@ train = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.assets(REFERENCE_LOGPROBS, CHECKPOINTS, ADAPTER),
     description="Only what runs the model, on the shards that are there: the reference where the method has one, and training.",
+)
+
+export_model = dg.define_asset_job(
+    "export_model",
+    selection=dg.AssetSelection.assets(EXPORTED_MODEL),
+    description="Merged or quantised weights of a registered version, each judged and compared; formats are in the run's config.",
 )
 
 
@@ -265,4 +272,6 @@ def defs() -> dg.Definitions:
     """Jobs, the sensors and one schedule for each recipe that asks for it."""
     scheduled = [retraining_schedule(r) for r in known_recipes()[0] if r.schedule]
     sensors = [recipe_sync, *base_sensors(settings.load().base_watch_seconds), base_change_retraining]
-    return dg.Definitions(jobs=[fine_tune, prepare_data, train, evaluate], sensors=sensors, schedules=scheduled)
+    return dg.Definitions(
+        jobs=[fine_tune, prepare_data, train, evaluate, export_model], sensors=sensors, schedules=scheduled
+    )

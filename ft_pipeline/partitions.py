@@ -19,6 +19,7 @@ EVAL_REPORT = dg.AssetKey("eval_report")
 BUMP_STATUS = dg.AssetKey("bump_status")
 REGISTERED_MODEL = dg.AssetKey("registered_model")
 DEPLOYMENT = dg.AssetKey("deployment")
+EXPORTED_MODEL = dg.AssetKey("exported_model")
 
 TENANT_TAG = "ft/tenant"
 RECIPE_TAG = "ft/recipe_sha256"

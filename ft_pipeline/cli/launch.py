@@ -6,9 +6,11 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
@@ -59,14 +61,18 @@ def prepare_home(where: Settings) -> Path:
     return where.dagster_home
 
 
-def launch(house: House, found: Recipe, *, until: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> Launched:
+def launch(
+    house: House, found: Recipe, *, until: tuple[str, ...] = (), only: tuple[str, ...] = (), job_name: str = "fine_tune",
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> Launched:  # fmt: skip
     """Runs the whole road for a recipe. Raises the room's own FtError when a step fails; a refusing gate is a value.
 
     until: the assets behind which the road ends; only what leads to them is made. only: these assets, from what is there.
+    job_name, config: another job, and asset -> what its run is asked.
     """
     house = replace(house, given={found.key: found})
     built = definitions.build(house)
-    job = built.resolve_job_def("fine_tune")
+    job = built.resolve_job_def(job_name)
     with (
         clear_errors(f"writing Dagster's history in {house.settings.dagster_home}"),
         dg.DagsterInstance.from_ref(_instance_ref(prepare_home(house.settings))) as instance,
@@ -77,7 +83,7 @@ def launch(house: House, found: Recipe, *, until: tuple[str, ...] = (), only: tu
             instance=instance,
             partition_key=found.key,
             tags={**tags_of(found, f"ftjob-{secrets.token_hex(8)}"), PROCESS_TAG: f"{platform.node()}/{os.getpid()}"},
-            run_config=QUIET,
+            run_config=QUIET | {"ops": {name: {"config": dict(asked)} for name, asked in config.items()}},
             raise_on_error=False,
             asset_selection=_leading_to(built, until) if until else [dg.AssetKey(name) for name in only] or None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +23,9 @@ RECERTIFIED_KIND = "recertification"
 JUDGED = frozenset({"adapter", "base", "old_base", "report", "old_report"})
 """Roles of what is measured; the other parents of a report are what it is measured on."""
 
-Kind = Literal["holdout", "benchmark", "safety", "over_refusal", "judge", "preflight", "retain", "retain_safety"]
+Kind = Literal[
+    "holdout", "benchmark", "safety", "over_refusal", "judge", "preflight", "retain", "retain_safety", "fidelity"
+]
 
 
 class Verdict(StrEnum):
@@ -127,3 +129,35 @@ def read_report(artifact: Any) -> EvalReport:
             f"{path} is not an eval report: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}",
             cure="run the recipe again with this version: a changed gate makes a new report",
         ) from None
+
+
+def evaluation_of(recipe: Any, parents: Mapping[str, Any], **where: Any) -> Any:
+    """The job that puts a whole model through the gates of its recipe in the place of the adapter; publishes the suites.
+
+    `parents`: adapter (the whole model), base, curated. `where`: store, settings, placement.
+    """
+    from ft_pipeline.gate.evaluation import evaluation_job, publish_suites
+
+    store = where.pop("store")
+    suites = publish_suites(recipe.gate, store, where["settings"])
+    return evaluation_job(recipe.gate, {**parents, **suites}, key=recipe.key, **where)
+
+
+def holdout_tasks(curated: Any) -> list[Any]:
+    """The holdout rows of a `curated_dataset` that have an answer: gate.holdout.Task."""
+    from ft_pipeline.gate.holdout import read_tasks
+
+    return read_tasks(curated)[0]
+
+
+def write_joined(draft: Any, gates: Sequence[GateResult]) -> EvalReport:
+    """Writes a report of gates that were measured apart, under the policy of the draft's config."""
+    from ft_pipeline.gate.policy import parse_policy
+    from ft_pipeline.gate.report import write_report
+    from ft_pipeline.gate.verdicts import overall
+
+    config = draft.spec.config
+    policy = parse_policy(config["policy"], origin=config["policy_name"])
+    report = overall(gates, policy, name=config["policy_name"])
+    write_report(draft, report, {})
+    return report

@@ -15,6 +15,7 @@ CURES = {
     "judge": "the judge prefers the base's answers: read the lost comparisons; more or better rows, or fewer epochs",
     "preflight": "it cannot be moved as it is: train the recipe again on the new base",
     "retain": "the move cost it the task: go on serving the old base, and train again on the new one",
+    "fidelity": "the format costs too much: more bits (`ft-pipeline export MODEL --advise`), GPTQ instead of rounding, or smaller groups",
     "retain_safety": "on the new base it refuses less: go on serving the old base, and train again with refusals in the data",
 }
 """Kind of gate -> what helps when it fails."""

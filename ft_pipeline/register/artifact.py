@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from ft_pipeline.recipe import Recipe
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Store
-from ft_pipeline.store.catalog import Catalog
+from ft_pipeline.store.catalog import Catalog, ModelVersion
 from ft_pipeline.store.manifest import Ref
 
 KIND = "registered_model"
@@ -50,6 +52,23 @@ def open_registered(store: Store, ref: Ref, settings: Settings) -> Registered:
         report=manifest.parents["report"],
         signed_by=signed_by,
     )
+
+
+def register_export(recipe: Recipe, exported: Ref, report: Ref, **about: Any) -> ModelVersion:
+    """The version of an exported model, in the line `tenant/name-FORMAT`. Raises GateRefused unless its report is a PASS.
+
+    `about`: base, run_id, format; and where: store, catalog, settings. Mirrored to MLflow as every version is.
+    """
+    from ft_pipeline.register import registration, registry
+
+    where = {name: about[name] for name in ("store", "catalog", "settings")}
+    candidate = registration.Candidate(
+        recipe=recipe, adapter=exported, report=report, base=about["base"], run_id=about["run_id"],
+        exported_as=about["format"],
+    )  # fmt: skip
+    made = registration.register(candidate, **where).model
+    registry.mirror(about["catalog"], made.line, about["settings"])
+    return made
 
 
 def seal(catalog: Catalog, settings: Settings) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import FtError, GateRefused, NotFoundError
+from ft_pipeline.errors import FtError, GateRefused, NotFoundError, UserError
 from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.recipe import Recipe, recipe_sha256
 from ft_pipeline.register import promotion
@@ -44,6 +44,18 @@ class Candidate:
     report: Ref
     base: Ref
     run_id: str
+    exported_as: str = ""
+    """Format of a whole model that was made of the line's adapter: it becomes a version of the line `tenant/name-FORMAT`."""
+
+    @property
+    def name(self) -> str:
+        """Second part of the line."""
+        return f"{self.recipe.name}-{self.exported_as}" if self.exported_as else self.recipe.name
+
+    @property
+    def line(self) -> str:
+        """`tenant/name`."""
+        return f"{self.recipe.tenant}/{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +76,8 @@ def register(candidate: Candidate, *, store: Store, catalog: Catalog, settings: 
     The same adapter and report again give the same version. Raises GateRefused when the report is not a PASS or is about
     another adapter or base than the live ones, IntegrityError when an ancestor is damaged.
     """
-    line = candidate.recipe.key
+    line = candidate.line
+    _require_own_line(candidate, catalog)
     evidence = with_override(read_evidence(store, candidate.report), store=store, catalog=catalog, settings=settings)
     require_about(evidence, adapter=candidate.adapter, base=candidate.base)
     roots = _roots(candidate, evidence, store)
@@ -97,6 +110,21 @@ def _roots(candidate: Candidate, evidence: Evidence, store: Store) -> tuple[Link
     return tuple(walk(store, role, refs[role]) for role in ROOTS if role in refs)
 
 
+def _require_own_line(candidate: Candidate, catalog: Catalog) -> None:
+    """Raises UserError where a recipe and the exports of another one have the same name."""
+    kinds = set()
+    for model in catalog.models(candidate.recipe.tenant):
+        if model.line == candidate.line:
+            with contextlib.suppress(NotFoundError):  # not indexed: another store's
+                kinds.add(catalog.ref(model.adapter_digest).kind)
+    if kinds and candidate.adapter.kind not in kinds:
+        raise UserError(
+            f"the line {candidate.line} holds versions of the kind {', '.join(sorted(kinds))}, this is an {candidate.adapter.kind}",
+            why="A line goes from version to version of one thing, or a rollback would change what it is.",
+            cure="rename the recipe",
+        )
+
+
 def _require_own_base(candidate: Candidate, adapter: Link, evidence: Evidence, *, catalog: Catalog) -> None:
     """An adapter becomes a version on the base that it was trained on, or on one that it was recertified for.
 
@@ -120,9 +148,10 @@ def _require_own_base(candidate: Candidate, adapter: Link, evidence: Evidence, *
 
 
 def _new_model(candidate: Candidate, store: Store, adapter: Link) -> NewModel:
-    recipe, lora = candidate.recipe, candidate.recipe.finetune.lora
+    recipe = candidate.recipe
+    lora = None if candidate.exported_as else recipe.finetune.lora
     return NewModel(
-        tenant=recipe.tenant, name=recipe.name, base_digest=candidate.base.digest,
+        tenant=recipe.tenant, name=candidate.name, base_digest=candidate.base.digest,
         dataset_digest=by_role(adapter, "curated").ref.digest, adapter_digest=candidate.adapter.digest,
         report_digest=candidate.report.digest, recipe_sha256=recipe_sha256(recipe), run_id=candidate.run_id,
         code=adapter.manifest.code, artifact_type="lora_adapter" if lora else "full_model",
@@ -167,7 +196,8 @@ def _artifact(
     with store.publish(spec) as draft:
         (draft.folder / STATEMENT).write_bytes(canonical_json(sign(claim, key)))
         (draft.folder / LINEAGE).write_bytes(json.dumps(lineage(links), indent=1, sort_keys=True).encode())
-        for name, text in documents((candidate.recipe, evidence), model.version, links, store=store).items():
+        told = replace(candidate.recipe, name=candidate.name)
+        for name, text in documents((told, evidence), model.version, links, store=store).items():
             write_atomic(draft.folder / name, text.encode())
             if name == CROISSANT:
                 draft.logical[name] = sha256_json(without_hashes(json.loads(text)))

@@ -10,3 +10,13 @@ POOL_PREFIX = "local-"
 def pool_of(base_digest: str) -> str:
     """The pool of this machine's server for a base: one pool a base, so that lines on different bases live side by side."""
     return f"{POOL_PREFIX}{base_digest[:12]}"
+
+
+def export_head(name: str) -> str:
+    """Under which head a model line keeps its newest export of a format."""
+    return f"exported_model:{name}"
+
+
+def export_report_head(name: str) -> str:
+    """Under which head the report on it is."""
+    return f"export_report:{name}"

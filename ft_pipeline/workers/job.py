@@ -115,6 +115,8 @@ class Job:
     placement: Placement
     facts: Mapping[str, Any]
     """What is not hashed but needed, for example tenant, recipe, run id."""
+    environment: Literal["ours", "export"] = "ours"
+    """`export`: with the interpreter of FT_EXPORT_PYTHON, in pods the image of FT_EXPORT_IMAGE, because its libraries clash with ours."""
 
     def write(self) -> Path:
         """Writes job.json and returns its path."""
@@ -142,4 +144,5 @@ def read_job(path: Path) -> Job:
         folder=Path(body["folder"]),
         placement=Placement(**body["placement"]),
         facts=body["facts"],
+        environment=body.get("environment", "ours"),
     )

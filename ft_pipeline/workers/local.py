@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import FtError, Interrupted, StorageError, TrainingFailed, UserError
-from ft_pipeline.settings import Settings, child_environment
+from ft_pipeline.settings import Settings, job_environment
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.workers.job import Job
 from ft_pipeline.workers.messages import Listener, Message, log, read_messages
@@ -63,9 +63,9 @@ class LocalWorker:
         offset = messages.stat().st_size if messages.exists() else 0
         with (job.folder / "log.txt").open("ab") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", job.module, str(job.write()), str(os.getpid())],
+                [interpreter(job, self.settings), "-m", job.module, str(job.write()), str(os.getpid())],
                 stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                env=child_environment(self.settings), pass_fds=(lock,),
+                env=job_environment(self.settings), pass_fds=(lock,),
             )  # fmt: skip
             try:
                 while True:
@@ -78,6 +78,19 @@ class LocalWorker:
             except BaseException:
                 stop(child, job.placement.grace_seconds)
                 raise
+
+
+def interpreter(job: Job, settings: Settings) -> str:
+    """The Python that has what a job needs. Raises UserError when that environment was never made."""
+    if job.environment == "ours":
+        return sys.executable
+    if not settings.export_python.is_file():
+        raise UserError(
+            f"{job.name} needs another environment, and there is no {settings.export_python}",
+            why="llmcompressor pins other releases of transformers and compressed-tensors than training and vLLM.",
+            cure="make setup-export, or point FT_EXPORT_PYTHON at a Python that has requirements-export.lock and this package",
+        )
+    return str(settings.export_python)
 
 
 def stop(child: subprocess.Popen[bytes], grace_seconds: float) -> None:

@@ -47,10 +47,22 @@ class PlacedWorker:
         from ft_pipeline.workers.kubernetes.worker import KubernetesWorker
 
         profile = cluster_profile(self.settings)
+        if job.environment == "export":
+            profile = replace(profile, image=_export_image(job, self.settings))
         return KubernetesWorker(
             settings=self.settings, store=self.store, cluster=connect(profile.namespace), profile=profile,
             is_cancelled=self.is_cancelled,
         ).run(job, listener)  # fmt: skip
+
+
+def _export_image(job: Job, settings: Settings) -> str:
+    if settings.export_image is None:
+        raise UserError(
+            f"{job.name} needs another image than the one that trains",
+            why="llmcompressor pins other releases of transformers and compressed-tensors.",
+            cure="build one from requirements-export.lock and this package, and name it in FT_EXPORT_IMAGE",
+        )
+    return settings.export_image
 
 
 def cluster_profile(settings: Settings) -> Profile:
