@@ -12,6 +12,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ft_pipeline.store.catalog_database import now
+from ft_pipeline.store.platform.keys import ApiKey
+from ft_pipeline.store.platform.rows import Tenant
 from ft_pipeline.web.keys import digest_of, open_pepper, prefix_of
 from ft_pipeline.web.platform import Caller, Platform, Role
 from ft_pipeline.web.rates import MOST_BUCKETS, Rates
@@ -63,16 +65,25 @@ class Door:
             raise _too_often(f"more than {a_minute} requests a minute of tenant {caller.tenant}", wait)
         return caller
 
+    def caller_of_prefix(self, prefix: str) -> Caller | None:
+        """The caller of a key that was shown before: the console's signed cookie names it. None once the key is not good any more."""
+        known = self._good(prefix)
+        return self._used(*known[:2])[0] if known else None
+
     def _of_key(self, key: str | None, digest: str) -> tuple[Caller, int | None] | None:
         """The caller and how often the tenant may ask; None for a key that is not good, whatever the reason."""
-        prefix = prefix_of(key or "")
+        known = self._good(prefix_of(key or "") or "")
+        return self._used(*known[:2]) if known and hmac.compare_digest(digest, known[2]) else None
+
+    def _good(self, prefix: str) -> tuple[ApiKey, Tenant, str] | None:
+        """The row, its tenant and the digest of a key that is neither revoked nor expired and whose tenant is not suspended."""
         known = self._records.known_key(prefix) if prefix else None
-        if known is None:
+        if known is None or known[0].refused_because(now()) or known[1].suspended_at is not None:
             return None
-        row, owner, expected = known
-        right = hmac.compare_digest(digest, expected)
-        if not right or row.refused_because(now()) or owner.suspended_at is not None:
-            return None
+        return known
+
+    def _used(self, row: ApiKey, owner: Tenant) -> tuple[Caller, int | None]:
+        """The caller of a key that has proved itself, and how often its tenant may ask."""
         self._records.touch_key(row)
         roles = cast(frozenset[Role], frozenset(row.roles))
         return Caller(tenant=row.tenant, key=row.prefix, name=row.name, roles=roles), owner.limits.requests_a_minute

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -15,7 +18,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.serve.drain import Draining
 from ft_pipeline.settings import Settings
 from ft_pipeline.web.app import build_api
-from ft_pipeline.web.platform import open_platform
+from ft_pipeline.web.delivery import TIMEOUT_SECONDS, Sender
+from ft_pipeline.web.platform import Platform, open_platform
 
 DRAIN_SECONDS = 30
 """After SIGTERM, for answers that run. Streams of events are told to end at once (`app.state.stopping`): clients take them up again."""
@@ -31,11 +35,23 @@ def serve_api(settings: Settings, *, host: str, port: int, with_server: bool = F
         platform = open_platform(settings)
         _log_to_stderr()
         app = build_api(platform, with_server=with_server)
-        Stopping(app, _config(app, settings)).run(sockets=[listening])
+        with _sending(platform):
+            Stopping(app, _config(app, settings)).run(sockets=[listening])
     finally:
         listening.close()
     platform.records.close()
     platform.catalog.close()
+
+
+@contextmanager
+def _sending(platform: Platform) -> Iterator[None]:
+    """Sends what webhooks are owed while the process runs."""
+    sender = Sender(platform.records, private=platform.settings.webhooks_private)
+    thread = threading.Thread(target=sender.run, name="webhooks", daemon=True)
+    thread.start()
+    yield
+    sender.stopped.set()
+    thread.join(TIMEOUT_SECONDS)
 
 
 class Stopping(Draining):
