@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.files import Bucket, beside, clear_errors, sync_file, sync_folder
-from ft_pipeline.store.paths import BLOBS, blob_path, download_folder
+from ft_pipeline.store.paths import BLOBS, blob_path, download_folder, under
 
 SCHEME = "blob://"
 """Of a recipe's `dataset.uri`: `blob://SHA256`, the bytes of an uploaded file."""
 PIECE_BYTES = 1 << 20
+
+
+def is_blob(uri: str) -> bool:
+    """True for a URI of uploaded bytes."""
+    return uri.startswith(SCHEME)
+
+
+def digest_of(uri: str) -> str:
+    """The sha256 that such a URI names. Raises UserError."""
+    digest = uri.removeprefix(SCHEME)
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UserError(f"{uri} names no blob", cure=f"use {SCHEME} and the 64 hex digits of the file's sha256")
+    return digest
+
+
+def local_blob(store_uri: str, sha256: str) -> Path | None:
+    """The file of a blob in a store on this machine, None for a bucket and where it is not."""
+    path = None if "://" in store_uri else Path(under(store_uri, blob_path(sha256)))
+    return path if path and path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,7 @@ class Blobs:
             return None
 
     def put(self, source: Path, sha256: str) -> None:
-        """Makes a local file the blob of its digest; a rename where that is possible. Whole or not at all; may be done again."""
+        """Makes the bytes of a local file, which stays, a blob: by a hard link where that is possible. Whole or not at all."""
         if self.size(sha256) == source.stat().st_size:
             return
         if self.bucket.is_local:
@@ -93,16 +112,14 @@ def pieces_at(bucket: Bucket, path: str, *, start: int = 0, stop: int | None = N
 
 
 def _place(source: Path, target: Path) -> None:
-    """Renames, or copies when the two are on different disks; durable before it returns."""
+    """Links, or copies when the two are on different disks; durable before it returns."""
     with clear_errors(f"writing {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = beside(target)
         try:
             try:
-                source.rename(draft)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
+                draft.hardlink_to(source)
+            except OSError:  # another disk, or a file system without links
                 shutil.copyfile(source, draft)
             sync_file(draft)
             draft.replace(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from ft_pipeline.store.platform.rows import ENDED
 from ft_pipeline.store.platform.tables import files, jobs, uploads
 
 FileStatus = Literal["uploaded", "processed", "error"]
+ID = re.compile(r"[A-Za-z]{2,12}[-_][0-9a-f]{24}", re.ASCII)
+LISTED = [column for column in files.c if column.name != "report"]
 Room = Callable[[int], None]
 """Given how many bytes a tenant has in the store; raises what refuses more."""
 
@@ -86,8 +89,8 @@ class Files(Database):
     def find_files(
         self, *, tenant: str, purpose: str | None = None, after: str | None = None, limit: int, ascending: bool = False
     ) -> list[FileRow]:
-        """Files of a tenant by age; `after` is the last one of the page before. Raises NotFoundError for an `after` that is none."""
-        query = sa.select(files).where(files.c.tenant == tenant, *_alive())
+        """Files of a tenant by age, without their reports; `after` is the last one of the page before. Raises NotFoundError for an `after` that is none."""
+        query = sa.select(*LISTED).where(files.c.tenant == tenant, *_alive())
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         place = sa.tuple_(files.c.created_at, files.c.id)
@@ -113,13 +116,23 @@ class Files(Database):
             return [_read(row) for row in db.execute(query.limit(limit)).mappings()]
 
     def validated(
-        self, file_id: str, status: FileStatus, *, report: Mapping[str, Any], details: str | None = None
+        self, file_id: str, status: FileStatus, *, report: Mapping[str, Any] | None, details: str | None = None
     ) -> bool:
         """Writes down what a validation found. False when the file was validated or deleted meanwhile."""
         here = sa.update(files).where(files.c.id == file_id, files.c.status == "uploaded", files.c.deleted_at.is_(None))
-        told = json.dumps(report, allow_nan=False, sort_keys=True)
+        told = None if report is None else json.dumps(report, allow_nan=False, sort_keys=True)
         with self.write() as db:
             return bool(db.execute(here.values(status=status, status_details=details, report=told)).rowcount)
+
+    def uses_blob(self, sha256: str) -> bool:
+        """True while a living file or a job that has not ended names the blob."""
+        with self.read() as db:
+            return is_used(db, sha256)
+
+    def announced_bytes(self, tenant: str) -> int:
+        """What a tenant's files and pending uploads count against its storage."""
+        with self.read() as db:
+            return stored_bytes(db, tenant)
 
     def release_blob(self, sha256: str, remove: Callable[[], None]) -> bool:
         """Calls `remove` when no file and no job that may still read it uses a blob; nobody can begin to use it meanwhile.
@@ -134,7 +147,7 @@ class Files(Database):
 
 
 def is_used(db: sa.Connection, sha256: str) -> bool:
-    """True while a living file or a job that has not ended names the blob."""
+    """As Files.uses_blob, inside a transaction."""
     of_blob = sa.select(files.c.id).where(files.c.blob_sha256 == sha256)
     if db.execute(of_blob.where(*_alive()).limit(1)).first():
         return True
@@ -161,12 +174,15 @@ def _complete(db: sa.Connection, upload_id: str, file_id: str) -> bool:
 
 
 def _file(db: sa.Connection, file_id: str, tenant: str) -> FileRow:
-    where = (files.c.id == file_id, files.c.tenant == tenant, *_alive())
+    # what has not the shape of an id (NUL, which PostgreSQL refuses, surrogates) never reaches the database
+    where = (files.c.id == (file_id if ID.fullmatch(file_id) else ""), files.c.tenant == tenant, *_alive())
     row = db.execute(sa.select(files).where(*where)).mappings().first()
     if row is None:
-        raise NotFoundError(f"no file {file_id!r}", cure="list the files of this key")
+        raise NotFoundError(f"no file {file_id[:60]!r}", cure="list the files of this key")
     return _read(row)
 
 
 def _read(row: Any) -> FileRow:
-    return FileRow(**{**row, "report": None if row["report"] is None else json.loads(row["report"])})
+    values: dict[str, Any] = dict(row)
+    values["report"] = json.loads(values["report"]) if values.get("report") is not None else None
+    return FileRow(**values)

@@ -97,10 +97,11 @@ uploads = Table(
     _whole("bytes"),
     _text("status"),
     _maybe("file_id"),
+    _whole("file_expires_seconds", nullable=True),
     _text("created_at"),
     _text("expires_at"),
 )  # fmt: skip
-"""status: pending, completed, cancelled, expired."""
+"""status: pending, completed, cancelled, expired. file_expires_seconds: what `expires_after` asked for the file."""
 upload_parts = Table(
     "upload_parts", metadata, _key("id"),
     _text("upload_id", ForeignKey("uploads.id"), index=True),

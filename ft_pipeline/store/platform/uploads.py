@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ft_pipeline.errors import NotFoundError, UserError
 from ft_pipeline.store.catalog_database import Database, now
 from ft_pipeline.store.platform.audit import add_audit
-from ft_pipeline.store.platform.files import Room, stored_bytes
+from ft_pipeline.store.platform.files import ID, Room, stored_bytes
 from ft_pipeline.store.platform.tables import upload_parts, uploads
 
 UploadStatus = Literal["pending", "completed", "cancelled", "expired"]
@@ -29,6 +29,8 @@ class NewUpload:
     mime_type: str
     bytes: int
     expires_at: str
+    file_expires_seconds: int | None = None
+    """After which the file goes by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,7 @@ class UploadRow:
     bytes: int
     status: UploadStatus
     file_id: str | None
+    file_expires_seconds: int | None
     created_at: str
     expires_at: str
 
@@ -134,16 +137,18 @@ def pending(upload: UploadRow) -> UploadRow:
 
 
 def _upload(db: sa.Connection, upload_id: str, tenant: str) -> UploadRow:
-    where = (uploads.c.id == upload_id, uploads.c.tenant == tenant)
+    where = (uploads.c.id == (upload_id if ID.fullmatch(upload_id) else ""), uploads.c.tenant == tenant)
     row = db.execute(sa.select(uploads).where(*where)).mappings().first()
     if row is None:
-        raise NotFoundError(f"no upload {upload_id!r}", cure="begin a new upload")
+        raise NotFoundError(f"no upload {upload_id[:60]!r}", cure="begin a new upload")
     return _read(row)
 
 
 def _read(row: Any) -> UploadRow:
-    is_over = row["status"] == "pending" and row["expires_at"] <= now()
-    return UploadRow(**{**row, **({"status": "expired"} if is_over else {})})
+    values: dict[str, Any] = dict(row)
+    if values["status"] == "pending" and values["expires_at"] <= now():
+        values["status"] = "expired"
+    return UploadRow(**values)
 
 
 def _part(row: Any) -> Part:
