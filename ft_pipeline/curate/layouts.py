@@ -18,7 +18,7 @@ PROMPT_COMPLETION = (
 CONVERSATIONS = ("messages", "conversations", "conversation")
 PROMPTS = ("prompt", "question", "problem")
 """Of a row whose answer is checked, not learned."""
-ANSWERS = ("reward_model", "ground_truth", "answer", "solution")
+ANSWERS = ("reward_model", "ground_truth", "reference_answer", "answer", "solution")
 """What an answer is checked against, the most telling first: beside an `answer` the `solution` shows the way to it."""
 STEPS = ("completions", "steps")
 """The steps of a solution: TRL's name, and the plain one."""
@@ -68,6 +68,16 @@ def with_system(row: Row, messages: list[Turn]) -> list[Turn]:
     if row.get(key) is None or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": text_of(row[key], key)}, *messages]
+
+
+def with_sides(row: Row) -> Row:
+    """A pair as OpenAI's API writes it (`input`, `preferred_output`, `non_preferred_output`) under the names in use here; others as they are."""
+    asked_ = row.get("input")
+    if not isinstance(asked_, Mapping) or "preferred_output" not in row:
+        return row
+    rest = {key: value for key, value in row.items() if key != "input"}
+    rest |= {"chosen": rest.pop("preferred_output"), "rejected": rest.pop("non_preferred_output", None)}
+    return {"prompt": asked_.get("messages"), "tools": asked_.get("tools"), **rest}
 
 
 def preference_sides(row: Row) -> tuple[list[Turn], list[Turn], list[Turn]]:

@@ -21,6 +21,7 @@ from ft_pipeline.curate.layouts import (
     judged_steps,
     preference_sides,
     verified_answer,
+    with_sides,
     with_system,
 )
 from ft_pipeline.curate.turns import Refused, Turn, is_turns, refuse, text_of, tools_of, turns
@@ -54,6 +55,7 @@ def normalize(row: Row, layout: str, mapping: Callable[[Row], Row | Rejection] |
         if isinstance(mapped, Rejection):
             return mapped
         row = mapped
+    row = with_sides(row)
     found = layout_of(row)
     if layout not in ("auto", found):
         if not _fits(row, layout):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from ft_pipeline.curate.benchmark_index import index_of, index_spec
 from ft_pipeline.errors import NotFoundError
 from ft_pipeline.recipe import Curate
 from ft_pipeline.settings import Settings
-from ft_pipeline.store.artifacts import Artifact, Store
+from ft_pipeline.store.artifacts import Artifact, Store, open_store
+from ft_pipeline.store.blobs import Blobs, digest_of, is_blob
 from ft_pipeline.store.fingerprint import sha256_bytes
 from ft_pipeline.store.paths import resolve
 from ft_pipeline.workers.messages import Listener, ignore
@@ -50,6 +52,8 @@ def words_of(config: Curate, settings: Settings) -> Path | None:
 def local_files(uri: str, settings: Settings, *, field: str) -> Mapping[str, Path]:
     """Name -> local path of the file, or of all files in the folder, at a URI; a remote one is copied below `work` once."""
     where = resolve(uri, settings.home)
+    if is_blob(uri):
+        return _uploaded(uri, settings, field=field)
     if "://" in where:
         return _copied(where, settings, field=field)
     path = Path(where)
@@ -59,6 +63,23 @@ def local_files(uri: str, settings: Settings, *, field: str) -> Mapping[str, Pat
     if not found:
         raise _nothing(field, where)
     return found
+
+
+def _uploaded(uri: str, settings: Settings, *, field: str) -> Mapping[str, Path]:
+    """A file that a tenant brought, below `work` under a name that says how to read it."""
+    digest = digest_of(uri)
+    try:
+        with Blobs(open_store(settings)).local(digest) as path:
+            with path.open("rb") as file:
+                head = file.read(64).lstrip()
+            name = "rows.parquet" if head[:4] == b"PAR1" else "rows.json" if head[:1] == b"[" else "rows.jsonl"
+            target = settings.work / "references" / digest[:16] / name
+            if not target.is_file() or target.stat().st_size != path.stat().st_size:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            return {name: target}
+    except FileNotFoundError:
+        raise _nothing(field, uri) from None
 
 
 def _copied(uri: str, settings: Settings, *, field: str) -> Mapping[str, Path]:

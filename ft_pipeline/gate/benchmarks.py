@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from ft_pipeline.errors import DataError, NotFoundError
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
+from ft_pipeline.store.blobs import Blobs, digest_of, is_blob
 from ft_pipeline.store.fingerprint import sha256_bytes
 from ft_pipeline.store.manifest import Spec
 from ft_pipeline.store.paths import resolve
@@ -92,7 +93,7 @@ class OpenPrompt:
 
 def publish_suite(store: Store, settings: Settings, *, name: str, uri: str, kind: SuiteKind) -> Artifact:
     """The suite at a URI as an `eval_suite` artifact: its bytes as given. Raises NotFoundError, DataError with file and line."""
-    content = _content(uri, settings)
+    content = b"".join(Blobs(store).pieces(digest_of(uri))) if is_blob(uri) else _content(uri, settings)
     rows = _rows(content, _reader(kind), origin=uri)
     spec = Spec(
         kind="eval_suite", config={"name": name, "kind": kind, "content": sha256_bytes(content)}, parents={}, code="as given"

@@ -19,11 +19,7 @@ class Rows:
     uri: str
     """Where the workers read it."""
     count: int | None = None
-    """Rows, where its validation counted them."""
-    layout: str | None = None
-    """Of recipe_data.Layout, where its validation found one that reads every row."""
-    mapping: Mapping[str, str] | None = None
-    """From its columns to that layout's."""
+    """Rows that can be trained on, where its validation counted them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -137,7 +137,7 @@ def _composed(ask: Ask, base: Base, offer: Offer) -> dict[str, Any]:
     tested = ask.examination.task_eval_file if ask.examination else None
     return {
         "description": f"{ask.method} of {ask.model} on {ask.training.id}",
-        "dataset": _dataset_of(ask.training, ask),
+        "dataset": {"layout": _layout(ask)},
         "mix": [*_held("validation", ask.validation, ask), *_held("holdout", tested, ask)],
         "curate": {
             "splits": {
@@ -156,14 +156,13 @@ def _composed(ask: Ask, base: Base, offer: Offer) -> dict[str, Any]:
     }
 
 
-def _dataset_of(rows: Rows, ask: Ask) -> dict[str, Any]:
-    """How the rows of a file are read."""
-    usual = {"dpo": "preference", "grpo": "rlvr", "cpt": "text"}.get(ask.method, "auto")
-    return {"layout": rows.layout or usual, "mapping": dict(rows.mapping) if rows.mapping else None}
+def _layout(ask: Ask) -> str:
+    """A preference set and one of text are no chats; the method says which."""
+    return {"dpo": "preference", "grpo": "rlvr", "cpt": "text"}.get(ask.method, "auto")
 
 
 def _held(split: str, rows: Rows | None, ask: Ask) -> list[dict[str, Any]]:
-    return [{"name": split, "uri": rows.uri, "split": split, **_dataset_of(rows, ask)}] if rows else []
+    return [{"name": split, "uri": rows.uri, "split": split, "layout": _layout(ask)}] if rows else []
 
 
 def _finetune(ask: Ask, base: Base) -> dict[str, Any]:

@@ -62,11 +62,11 @@ class Launcher(Protocol):
         """run_key -> state, for those of the jobs whose run exists."""
         ...
 
-    def stop(self, job: TrainingJob, state: RunState) -> None:
+    def stop(self, state: RunState) -> None:
         """Asks a run to end after saving; one that has not begun does not begin."""
         ...
 
-    def ending(self, job: TrainingJob, state: RunState) -> Ending:
+    def ending(self, state: RunState) -> Ending:
         """How an ended run ended."""
         ...
 
@@ -125,9 +125,9 @@ def _follow(look: _Look, job: TrainingJob, state: RunState | None) -> None:
     if job.run_id is None:
         look.records.set_run(job.id, attempt=job.attempt, run_id=state.run_id)
     if state.phase == "ended":
-        _end(look, job, look.launcher.ending(job, state))
+        _end(look, job, look.launcher.ending(state))
     elif job.wish is not None and state.phase != "stopping":
-        look.launcher.stop(job, state)
+        look.launcher.stop(state)
         look.done.stopped.append(job.id)
 
 
@@ -136,6 +136,9 @@ def _without_run(look: _Look, job: TrainingJob) -> None:
     if job.wish is not None:
         to: JobStatus = "cancelled" if job.wish == "cancel" else "paused"
         _move(look, job, to, message=f"{to} before its run began")
+        return
+    if job.run_id is not None:
+        _again(look, job, Ending(outcome="stopped", error={"message": "its run was deleted from Dagster's history"}))
         return
     waited = (look.now - datetime.fromisoformat(job.released_at or job.queued_at)).total_seconds()
     if waited > LOST_SECONDS:

@@ -31,6 +31,8 @@ class Place:
     revision: str | None = None
     rows: bool = False
     """True where data sets of the Hub may be named."""
+    files: bool = True
+    """True where a file of the tenant may be named."""
 
 
 def refuse_forbidden(found: Recipe, offer: Offer, *, own: frozenset[str]) -> None:
@@ -68,7 +70,7 @@ def places(found: Recipe) -> Iterator[Place]:
         yield Place(field="gate.judge", uri=found.gate.judge.uri)
     for reward in found.finetune.reinforce.rewards if found.finetune.reinforce else ():
         if reward.probes:
-            yield Place(field=f"finetune.reinforce.rewards {reward.name}", uri=reward.probes)
+            yield Place(field=f"finetune.reinforce.rewards {reward.name}", uri=reward.probes, files=False)
 
 
 def artifacts(found: Recipe) -> Iterator[tuple[str, str]]:
@@ -95,9 +97,11 @@ def _refuse_place(place: Place, offer: Offer, own: frozenset[str]) -> None:
     from_hub = place.rows and place.uri.startswith(HUB) and ".." not in place.uri
     if from_hub and "hub" in offer.allow:
         return
-    if place.uri not in own and place.uri not in offer.suites.values():
-        kinds = "a file of yours (file-...), a suite of the platform" + (
-            f", or a public {HUB}..." if place.rows and "hub" in offer.allow else ""
+    if not (place.files and place.uri in own) and place.uri not in offer.suites.values():
+        kinds = ", ".join(
+            (["a file of yours (file-...)"] if place.files else [])
+            + ["a suite of the platform (FT_OFFER)"]
+            + ([f"a public {HUB}..."] if place.rows and "hub" in offer.allow else [])
         )
         raise RecipeError(
             f"{place.field}: {place.uri!r} may not be named here",

@@ -14,6 +14,7 @@ from ft_pipeline.planning.shapes import Shape, public_shape, shape_of
 from ft_pipeline.planning.work import Work, estimated
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.settings import Settings
+from ft_pipeline.store.blobs import digest_of, is_blob, local_blob
 from ft_pipeline.store.paths import resolve
 
 SAMPLE_BYTES = 4 << 20
@@ -80,6 +81,8 @@ def _raw(found: Recipe, where: Settings) -> tuple[int, float] | None:
 
 def _files(uri: str, where: Settings) -> list[Path]:
     place = resolve(uri, where.home)
+    if is_blob(uri) and (uploaded := local_blob(resolve(where.store_uri, where.home), digest_of(uri))):
+        return [uploaded]
     if "://" in place:
         return []
     path = Path(place)
@@ -90,10 +93,12 @@ def _counted(files: Iterable[Path]) -> tuple[int, float] | None:
     """Rows of uncompressed JSONL: of a large file estimated from its first 4 MiB."""
     rows, size = 0.0, 0
     for path in files:
-        if path.suffix not in (".jsonl", ".ndjson"):
+        if path.suffix not in (".jsonl", ".ndjson", ""):
             continue
         with path.open("rb") as file:
             head = file.read(SAMPLE_BYTES)
+        if not path.suffix and not head.lstrip().startswith(b"{"):
+            continue
         whole = path.stat().st_size
         rows += head.count(b"\n") * (whole / len(head)) if head else 0
         size += whole

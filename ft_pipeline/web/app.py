@@ -16,8 +16,9 @@ from ft_pipeline.errors import FtError, NotFoundError, StorageError, UserError
 from ft_pipeline.serve.gateway.authority import Refused
 from ft_pipeline.serve.shapes import error_body
 from ft_pipeline.store.platform.jobs import IdempotencyMismatch
-from ft_pipeline.web import datasets, files, fine_tuning, me, uploads, usage, webhooks
+from ft_pipeline.web import aliases, datasets, files, fine_tuning, me, models, uploads, usage, webhooks
 from ft_pipeline.web.auth import Door
+from ft_pipeline.web.console.router import add_console
 from ft_pipeline.web.frame import Frame
 from ft_pipeline.web.inference import add_inference
 from ft_pipeline.web.platform import Platform
@@ -42,9 +43,12 @@ def build_api(platform: Platform, *, with_server: bool = False) -> FastAPI:
     app.include_router(files.router(platform, validator))
     app.include_router(uploads.router(platform, validator))
     app.include_router(fine_tuning.router(platform))
+    app.include_router(aliases.router(platform))
+    app.include_router(models.router(platform))
     app.include_router(me.router(platform))
     app.include_router(usage.router(platform))
     app.include_router(webhooks.router(platform))
+    add_console(app, platform)
 
     @app.get("/health")
     def health() -> dict[str, str]:

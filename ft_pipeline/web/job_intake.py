@@ -25,12 +25,12 @@ from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.resources import House
 from ft_pipeline.store.fingerprint import sha256_json
 from ft_pipeline.store.platform.files import dataset_uri
-from ft_pipeline.store.platform.jobs import Admission
 from ft_pipeline.store.platform.rows import NewJob, TrainingJob
 from ft_pipeline.web.job_ask import ask_of
 from ft_pipeline.web.job_bodies import AliasBody, JobBody
 from ft_pipeline.web.platform import Caller, Platform
-from ft_pipeline.web.refusals import Mismatch, Refusal, TooMany
+from ft_pipeline.web.quotas import admission
+from ft_pipeline.web.refusals import Mismatch, Refusal
 from ft_pipeline.workers.job import Placement
 from ft_pipeline.workers.placed import PlacedWorker
 
@@ -97,9 +97,7 @@ def submit(
         base_revision=found.base_model.revision, training_file=made.ask.training.id,
         validation_file=made.ask.validation.id if made.ask.validation else None, created_by=caller.key,
     )  # fmt: skip
-    job, is_new = platform.records.submit(
-        new, admit=_admission(tenant.limits.queued_jobs), key=key, request_sha256=digest
-    )
+    job, is_new = platform.records.submit(new, admit=admission(tenant.limits), key=key, request_sha256=digest)
     if is_new:
         detail = {"line": job.line, "base_model": job.base_model, "recipe_sha256": job.recipe_sha256}
         platform.records.audit(
@@ -149,10 +147,8 @@ def rows_of(platform: Platform, tenant: str) -> Find:
 
 
 def _reported(report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the validation of a file says of how it is read."""
-    found = report or {}
-    known = {"count": found.get("rows"), "layout": found.get("layout"), "mapping": found.get("mapping")}
-    return {name: value for name, value in known.items() if value is not None}
+    """What the validation of a file says: how many rows can be trained on."""
+    return {} if report is None else {"count": report.get("usable_rows")}
 
 
 def _known(platform: Platform, caller: Caller, *, key: str, digest: str) -> TrainingJob | None:
@@ -166,19 +162,6 @@ def _known(platform: Platform, caller: Caller, *, key: str, digest: str) -> Trai
             why="The same key promises the same job.", cure="send a new key with a new request",
         )  # fmt: skip
     return platform.records.job(used.object_id, tenant=caller.tenant)
-
-
-def _admission(queued: int | None) -> Admission:
-    def admit(counts: Mapping[str, int]) -> None:
-        waiting = counts.get("queued", 0) + counts.get("paused", 0)
-        if queued is not None and waiting >= queued:
-            raise TooMany(
-                f"{waiting} jobs of yours wait, {queued} may", code="job_quota_exceeded",
-                why="Waiting does not make a quota larger, so the client does not try again by itself.",
-                cure="cancel one, or ask for a larger quota", headers={"x-should-retry": "false"},
-            )  # fmt: skip
-
-    return admit
 
 
 def _refuse_foreign(platform: Platform, caller: Caller, found: Recipe) -> None:

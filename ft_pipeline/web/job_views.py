@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
 from ft_pipeline.store.platform.rows import JobCheckpoint, JobEvent, TrainingJob
+from ft_pipeline.web.moments import unix, unix_or_none
 
 Status = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
 STATUS: Mapping[str, Status] = {
@@ -145,11 +145,11 @@ def job_view(job: TrainingJob) -> FineTuningJob:
     recipe = json.loads(job.recipe)
     knobs = _knobs(job, recipe)
     return FineTuningJob(
-        id=job.id, created_at=seconds(job.created_at), error=JobError(**job.error) if job.error else None,
-        fine_tuned_model=job.fine_tuned_model, finished_at=maybe_seconds(job.finished_at), hyperparameters=knobs, model=job.base_model,
+        id=job.id, created_at=unix(job.created_at), error=JobError(**job.error) if job.error else None,
+        fine_tuned_model=job.fine_tuned_model, finished_at=unix_or_none(job.finished_at), hyperparameters=knobs, model=job.base_model,
         organization_id=job.tenant, seed=recipe["finetune"]["seed"], status=STATUS[job.status], trained_tokens=job.trained_tokens,
         training_file=job.training_file, validation_file=job.validation_file,
-        estimated_finish=maybe_seconds(job.expected_end) if job.is_live else None, metadata=job.request.get("metadata"),
+        estimated_finish=unix_or_none(job.expected_end) if job.is_live else None, metadata=job.request.get("metadata"),
         method=_method(job, knobs), platform=_platform(job, recipe),
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def job_view(job: TrainingJob) -> FineTuningJob:
 def event_view(event: JobEvent) -> Event:
     """The object of an event."""
     return Event(
-        id=f"{EVENT}{event.id}", created_at=seconds(event.created_at), level=event.level, message=event.message,
+        id=f"{EVENT}{event.id}", created_at=unix(event.created_at), level=event.level, message=event.message,
         type=event.type, data=dict(event.data),
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def checkpoint_view(saved: JobCheckpoint, job: TrainingJob) -> Checkpoint:
     known = {name: saved.metrics.get(name) for name in ("train_loss", "valid_loss", "full_valid_loss")}
     known["train_loss"] = known["train_loss"] if known["train_loss"] is not None else saved.metrics.get("loss")
     return Checkpoint(
-        id=saved.id, created_at=seconds(saved.created_at), fine_tuned_model_checkpoint=f"{job.line}:ckpt-step-{saved.step}",
+        id=saved.id, created_at=unix(saved.created_at), fine_tuned_model_checkpoint=f"{job.line}:ckpt-step-{saved.step}",
         fine_tuning_job_id=job.id, metrics=CheckpointMetrics(step=saved.step, **known), step_number=saved.step,
         platform=CheckpointPlatform(place=saved.place, metrics=dict(saved.metrics)),
     )  # fmt: skip
@@ -180,21 +180,11 @@ def page(items: Sequence[Any], *, limit: int) -> Page[Any]:
     return Page(data=shown, has_more=len(items) > limit, **ends)
 
 
-def seconds(iso: str) -> int:
-    """Unix time of an ISO time."""
-    return int(datetime.fromisoformat(iso).timestamp())
-
-
-def maybe_seconds(iso: str | None) -> int | None:
-    """The same of one that may be missing."""
-    return None if iso is None else seconds(iso)
-
-
 def _platform(job: TrainingJob, recipe: dict[str, Any]) -> JobPlatform:
     return JobPlatform(
         status=job.status, wish=job.wish, line=job.line, attempt=job.attempt, run_id=job.run_id, recipe_sha256=job.recipe_sha256,
         recipe=recipe, placement=dict(job.placement), estimate=dict(job.estimate), base_revision=job.base_revision,
-        queued_at=seconds(job.queued_at), started_at=maybe_seconds(job.started_at), step=job.step, planned_steps=job.planned_steps,
+        queued_at=unix(job.queued_at), started_at=unix_or_none(job.started_at), step=job.step, planned_steps=job.planned_steps,
         loss=job.loss, tokens_per_second=job.tokens_per_second, checkpoint=job.checkpoint,
         promotion=dict(job.promotion) if job.promotion else None,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from ft_pipeline.errors import NotFoundError
 from ft_pipeline.store.catalog_database import Database
 from ft_pipeline.store.platform.rows import JobCheckpoint, JobEvent
-from ft_pipeline.store.platform.tables import idempotency, job_checkpoints, job_events, job_metrics
+from ft_pipeline.store.platform.tables import idempotency, job_checkpoints, job_events, job_metrics, jobs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +32,14 @@ class Used:
 
     request_sha256: str
     object_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeBy:
+    """Which job made a version."""
+
+    job_id: str
+    training_file: str
 
 
 class Events(Database):
@@ -74,6 +82,14 @@ class Events(Database):
             return [
                 Point(attempt=r.attempt, step=r.step, values=json.loads(r[3]), created_at=r.created_at) for r in rows
             ]
+
+    def jobs_of_models(self, tenant: str) -> dict[str, MadeBy]:
+        """Version `tenant/name@N` -> the newest job that made it."""
+        columns = (jobs.c.fine_tuned_model, jobs.c.id, jobs.c.training_file)
+        query = sa.select(*columns).where(jobs.c.tenant == tenant, jobs.c.fine_tuned_model.is_not(None))
+        with self.read() as db:
+            rows = db.execute(query.order_by(jobs.c.created_at))
+            return {label: MadeBy(job_id=job_id, training_file=file_id) for label, job_id, file_id in rows}
 
     def idempotent(self, tenant: str, key: str) -> Used | None:
         """What the tenant used a key for, None before the first time. Only `submit` decides; this saves the work of composing again."""
