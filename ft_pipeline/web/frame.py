@@ -35,6 +35,7 @@ ALWAYS = {
 """Unless a route says otherwise. HSTS is the ingress's, where TLS ends."""
 CLIENT_GONE = 499
 """nginx's status for it, in the log only."""
+LATER = {"Retry-After": "1"}
 CLOSE = {"Connection": "close"}
 """What of the body has not come is not read."""
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
@@ -51,6 +52,8 @@ class FrameLimits:
     """Of a body that is read as a whole: a job, a chat."""
     body_seconds: float = 30.0
     """For such a body to come: a slow one holds a place."""
+    held_bytes: int = 256 * 2**20
+    """Of all bodies at once: they come before anybody knows whose they are."""
 
 
 class Frame:
@@ -58,7 +61,7 @@ class Frame:
 
     def __init__(self, app: ASGIApp, *, limits: FrameLimits | None = None) -> None:
         self._app, self._limits = app, limits or FrameLimits()
-        self._in_flight = 0
+        self._in_flight = self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -67,7 +70,7 @@ class Frame:
         note = _Note(scope)
         self._in_flight += 1
         try:
-            app, receives = await self._admitted(scope, receive)
+            app, receives = await self._admitted(note, receive)
             await app(scope, receives, note.noting(send))
         except ClientDisconnect:
             note.status = note.status or CLIENT_GONE
@@ -79,18 +82,18 @@ class Frame:
             raise
         finally:
             self._in_flight -= 1
+            self._held_bytes -= note.held_bytes
             access.info(note.line())
 
-    async def _admitted(self, scope: Scope, receive: Receive) -> tuple[ASGIApp, Receive]:
+    async def _admitted(self, note: _Note, receive: Receive) -> tuple[ASGIApp, Receive]:
         """Who answers, the application or a refusal, and where it gets the body from. Raises ClientDisconnect."""
         limits = self._limits
-        if self._in_flight > limits.max_in_flight:
-            text = f"{limits.max_in_flight} requests run already; ask again in 1 s"
-            return _say(503, text, "busy", headers={"Retry-After": "1"}), receive
-        if STREAMED.fullmatch(scope["path"]):
+        if self._in_flight > limits.max_in_flight or self._held_bytes > limits.held_bytes:
+            return _say(503, "too many requests run already; ask again in 1 s", "busy", headers=LATER), receive
+        if STREAMED.fullmatch(note.scope["path"]):
             return self._app, receive
         try:
-            body = await asyncio.wait_for(_read(scope, receive, limits.max_body_bytes), limits.body_seconds)
+            body = await asyncio.wait_for(self._read(note, receive), limits.body_seconds)
         except TimeoutError:
             text = f"the body did not come within {limits.body_seconds:g} s"
             return _say(408, text, "slow_body", headers=CLOSE), receive
@@ -98,6 +101,24 @@ class Frame:
             text = f"the body is larger than {limits.max_body_bytes:,} bytes; data goes to /v1/files or /v1/uploads"
             return _say(413, text, "body_too_large", headers=CLOSE), receive
         return self._app, _replayed(body, receive)
+
+    async def _read(self, note: _Note, receive: Receive) -> bytes | None:
+        """The whole body; None when it is too large, said in its header or found while it came."""
+        most, said = self._limits.max_body_bytes, dict(note.scope["headers"]).get(b"content-length", b"0")
+        if said.isdigit() and int(said) > most:
+            return None
+        body = bytearray()
+        while len(body) <= most:
+            message = await receive()
+            if message["type"] == "http.disconnect":  # half a body must not look like a whole one
+                raise ClientDisconnect
+            piece = message.get("body", b"")
+            body += piece
+            note.held_bytes += len(piece)
+            self._held_bytes += len(piece)
+            if not message.get("more_body", False):
+                return bytes(body) if len(body) <= most else None
+        return None
 
 
 class _Note:
@@ -108,7 +129,7 @@ class _Note:
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         self.request_id = given if GIVEN_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self.status: int | None = None
-        self.sent_bytes = 0
+        self.sent_bytes = self.held_bytes = 0
         self.state: MutableMapping[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.request_id
 
@@ -153,22 +174,6 @@ class _Note:
 def _say(status: int, text: str, code: str, *, headers: dict[str, str] | None = None) -> JSONResponse:
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return JSONResponse(error_body(text, kind=kind, code=code), status, headers=headers)
-
-
-async def _read(scope: Scope, receive: Receive, most: int) -> bytes | None:
-    """The whole body; None when it is too large, said in its header or found while it came."""
-    said = dict(scope["headers"]).get(b"content-length", b"0")
-    if said.isdigit() and int(said) > most:
-        return None
-    body = bytearray()
-    while len(body) <= most:
-        message = await receive()
-        if message["type"] == "http.disconnect":  # half a body must not look like a whole one
-            raise ClientDisconnect
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body) if len(body) <= most else None
-    return None
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -127,6 +127,33 @@ def test_beyond_the_places_of_a_process_one_is_told_to_come_back():
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
 
 
+def test_bodies_of_all_requests_together_have_a_limit():
+    app = small(held_bytes=0)
+    piece = {"type": "http.request", "body": b"x", "more_body": True}
+    waiting = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b"", "client": None}
+
+    async def slowly() -> dict:
+        slowly.asked = getattr(slowly, "asked", 0) + 1
+        await asyncio.sleep(0 if slowly.asked == 1 else 60)
+        return piece
+
+    async def both() -> int:
+        first = asyncio.create_task(app(waiting, slowly, None))
+        await asyncio.sleep(0.05)
+        sent = []
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        await app(dict(waiting), slowly, send)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        return sent[0]["status"]
+
+    assert asyncio.run(both()) == 503
+    assert TestClient(app).post("/", content=b"x").json() == 1
+
+
 def test_a_failure_of_ours_is_a_500_that_says_nothing_but_its_id(caplog):
     answer = TestClient(small(), raise_server_exceptions=False).get("/fails", headers={"X-Request-Id": "mine"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
