@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import RUN_KEY_TAG
 
 from ft_pipeline import recipe, settings
 from ft_pipeline.errors import NotFoundError, RecipeError, did_you_mean
-from ft_pipeline.partitions import BASE_MODEL, EVAL_REPORT
+from ft_pipeline.jobs.listener import JobListener, NotWanted
+from ft_pipeline.partitions import BASE_MODEL, EVAL_REPORT, JOB_TAG
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store, open_store
 from ft_pipeline.store.catalog import Catalog, open_catalog
+from ft_pipeline.store.platform.open import Records
+from ft_pipeline.store.platform.rows import TrainingJob
 from ft_pipeline.workers.job import Placement
 from ft_pipeline.workers.messages import Listener, ignore
-from ft_pipeline.workers.placed import PlacedWorker, Worker, read_placement
+from ft_pipeline.workers.placed import PlacedWorker, Worker, placement_of, read_placement
 
 STATUS = dg.DagsterRunStatus
 UNFINISHED = [STATUS.QUEUED, STATUS.NOT_STARTED, STATUS.MANAGED, STATUS.STARTING, STATUS.STARTED]
@@ -131,15 +136,55 @@ def _placement(where: Settings) -> Placement:
     return Placement(**said) if where.placement is None else read_placement(where.placement, **said)
 
 
-def _house_of_a_run(context: dg.InitResourceContext) -> House:
-    """A house whose worker knows a cancelled run from an orchestrator that is moved: Dagster interrupts both alike."""
+def _house_of_a_run(context: dg.InitResourceContext) -> Iterator[House]:
+    """A house whose worker knows a cancelled run from an orchestrator that is moved: Dagster interrupts both alike.
+
+    The run of a job has the recipe and the placement of its row, and writes what happens into it.
+    """
     house, instance, begun = open_house(), context.instance, context.run
 
     def is_cancelled() -> bool:
         run = instance.get_run_by_id(begun.run_id) if instance is not None and begun is not None else None
         return run is None or run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
-    return replace(house, worker=PlacedWorker(house.settings, house.store, is_cancelled))
+    house = replace(house, worker=PlacedWorker(house.settings, house.store, is_cancelled))
+    job = _job_of(house, begun.tags) if begun is not None else None
+    if job is None:
+        yield house
+        return
+    house = _for_job(house, job)
+    if begun is None or begun.parent_run_id is not None:  # made again by a person: the job's history is not his
+        yield house
+        return
+    listener = _listener(house, job, begun.tags.get(RUN_KEY_TAG))
+    try:
+        yield replace(house, listener=listener)
+    finally:
+        listener.close()
+
+
+def _job_of(house: House, tags: Mapping[str, str]) -> TrainingJob | None:
+    """The job that a run is for; None for a run that a person or a schedule started."""
+    try:
+        return Records(house.catalog.engine).job(tags.get(JOB_TAG, ""))
+    except NotFoundError:
+        return None
+
+
+def _for_job(house: House, job: TrainingJob) -> House:
+    """With the recipe and the placement of the row. What the placement leaves open is as the administrator's says."""
+    found = recipe.parse(json.loads(job.recipe), origin=f"the recipe of {job.id}")
+    plain = Placement()
+    said = {f.name: getattr(house.placement, f.name) for f in fields(Placement)}
+    defaults = {name: value for name, value in said.items() if value != getattr(plain, name)}
+    return replace(house, given={job.line: found}, placement=placement_of(job.placement, **defaults))
+
+
+def _listener(house: House, job: TrainingJob, run_key: str | None) -> JobListener:
+    """Raises NotWanted for a run that came too late: the job was cancelled, or another launch is under way."""
+    if not job.is_live or run_key != job.run_key:
+        raise NotWanted(f"{job.id} is {job.status} at {job.run_key}: this run is of {run_key} and not wanted any more")
+    return JobListener(records=Records(house.catalog.engine), job_id=job.id, attempt=job.attempt)
 
 
 def build(house: House | None = None) -> dict[str, Any]:

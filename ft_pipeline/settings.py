@@ -116,6 +116,8 @@ class Settings:
     """FT_QUEUE: the Kueue LocalQueue of its Jobs, `name` or `name:priority-class`. Default: none, pods wait for nodes."""
     actor: str
     """FT_ACTOR: who promotes. Default: the login name."""
+    concurrent_jobs: int
+    """FT_CONCURRENT_JOBS: jobs of the platform that run at once, never more than the runs that dagster.yaml allows. Default: 50."""
 
     @property
     def work(self) -> Path:
@@ -176,6 +178,7 @@ def load() -> Settings:
         notify_kind=_notify_kind(),
         notify_secret=env.get("FT_NOTIFY_SECRET") or None,
         actor=env.get("FT_ACTOR") or getpass.getuser(),
+        concurrent_jobs=_whole_number("FT_CONCURRENT_JOBS", 50),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from ft_pipeline import definitions, settings
 from ft_pipeline_tests import road
 
-JOBS = {"fine_tune", "prepare_data", "train", "evaluate"}
+JOBS = {"fine_tune", "prepare_data", "train", "evaluate", "export_model"}
 ROOMS = ("acquire", "curate", "encode", "finetune", "gate", "register", "serve")
 
 
@@ -37,6 +37,7 @@ def test_jobs_sensor_and_schedules_are_there(home):
         "base_model_watch",
         "recertification",
         "base_change_retraining",
+        "job_queue",
     }
     assert {s.default_status for s in made.sensors} == {dg.DefaultSensorStatus.RUNNING}
     assert "retrain_demo__docs_router" in {s.name for s in made.schedules}
@@ -50,7 +51,7 @@ def test_jobs_hold_the_rooms_that_they_say(home):
         return {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
 
     whole = {spec.key.to_user_string() for spec in made.resolve_all_asset_specs()}
-    assert assets("fine_tune") == whole - {"bump_status"}
+    assert assets("fine_tune") == whole - {"bump_status", "exported_model"}
     assert assets("prepare_data") == {"raw_dataset", "pinned_base", "curated_dataset", "packed_shards"}
     assert assets("train") == {"reference_logprobs", "checkpoints", "adapter"}
     assert assets("evaluate") == {"base_model", "eval_report", "registered_model"}

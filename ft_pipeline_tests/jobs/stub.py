@@ -60,13 +60,15 @@ class StubLauncher:
     def states(self, jobs: Sequence[TrainingJob]) -> Mapping[str, RunState]:
         return {job.run_key: self.runs[job.run_key] for job in jobs if job.run_key in self.runs}
 
-    def stop(self, job: TrainingJob, state: RunState) -> None:
+    def stop(self, state: RunState) -> None:
         self.stopped.append(state.run_id)
-        self.runs[job.run_key] = RunState(run_id=state.run_id, phase="stopping")
+        key = next(key for key, run in self.runs.items() if run.run_id == state.run_id)
+        self.runs[key] = RunState(run_id=state.run_id, phase="stopping")
 
-    def ending(self, job: TrainingJob, state: RunState) -> Ending:
-        return self.endings[job.run_key]
+    def ending(self, state: RunState) -> Ending:
+        return self.endings[state.run_id]
 
     def end(self, job: TrainingJob, ending: Ending = COMPLETE) -> None:
-        self.endings[job.run_key] = ending
-        self.runs[job.run_key] = RunState(run_id=self.runs[job.run_key].run_id, phase="ended")
+        run_id = self.runs[job.run_key].run_id
+        self.endings[run_id] = ending
+        self.runs[job.run_key] = RunState(run_id=run_id, phase="ended")

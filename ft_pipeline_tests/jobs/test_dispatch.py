@@ -157,9 +157,9 @@ def test_a_cancel_that_comes_while_the_run_is_lost_is_not_forgotten(world: World
     world.launcher.end(world.records.job(job.id), STOPPED)
     ending = world.launcher.ending
 
-    def late(job, state):
+    def late(state):
         world.records.wish(job.id, "cancel")
-        return ending(job, state)
+        return ending(state)
 
     world.launcher.ending = late
     world.tick()
@@ -203,6 +203,17 @@ def test_killed_between_run_and_its_writing_down(world: World, monkeypatch) -> N
     assert world.records.job(job.id).run_id == "run-1"
 
 
+def test_a_run_that_was_deleted_is_not_made_again_under_its_key(world: World) -> None:
+    """Somebody cleans Dagster's history: the same run_key would be a second run of one launch."""
+    job = submit(world.records)
+    world.tick()
+    world.tick()
+    world.launcher.runs.clear()
+    world.later = LEASE_SECONDS + 1
+    world.tick(places=0)
+    assert (world.status(job), world.launcher.asked) == ("queued", 1)
+
+
 def test_a_launch_without_a_run_is_given_up_and_queued_again(world: World) -> None:
     job = submit(world.records)
     world.launcher.launch = lambda job: None
@@ -240,11 +251,12 @@ def test_progress_starts_the_count_anew(world: World) -> None:
 def test_one_job_that_cannot_be_followed_holds_up_no_other(world: World) -> None:
     first, second = submit(world.records), submit(world.records)
     world.tick()
-    world.launcher.end(world.records.job(second.id))
-    world.launcher.runs[f"{first.id}#1"] = world.launcher.runs[f"{second.id}#1"]  # ended, and how is not known
+    for job in (first, second):
+        world.launcher.end(world.records.job(job.id))
+    del world.launcher.endings["run-1"]
     told = world.tick()
     assert (world.status(first), world.status(second)) == ("provisioning", "succeeded")
-    assert told.troubles == [f"{first.id}: KeyError: '{first.id}#1'"]
+    assert told.troubles == [f"{first.id}: KeyError: 'run-1'"]
 
 
 @BOTH
@@ -254,6 +266,8 @@ def test_dispatchers_at_once_go_over_no_limit(world: World, url: str) -> None:
         for _ in range(6):
             submit(world.records, tenant)
     launchers = [StubLauncher() for _ in range(4)]
+    for launcher in launchers:
+        launcher.runs = launchers[0].runs
 
     def work(launcher: StubLauncher) -> None:
         mine = Records(open_database(url).engine)
