@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from ft_pipeline.billing.meter import charges, total
 from ft_pipeline.billing.month import Month, month_of
 from ft_pipeline.planning.prices import Prices
 from ft_pipeline.store.platform.open import Records
-from ft_pipeline.store.platform.rows import LIVE, Limits, TrainingJob
+from ft_pipeline.store.platform.rows import LIVE, Limits, Tenant, TrainingJob
 
 WARN_AT = 0.8
 State = Literal["open", "warned", "exhausted"]
@@ -42,31 +43,33 @@ def standing(month: Month, limits: Limits) -> Standing:
     return worst
 
 
-def standings(records: Records, *, prices: Prices, moment: str) -> dict[str, Standing]:
-    """Tenant -> its standing in the month of `moment`. Tenants without limits of money or GPU hours are not metered for this."""
-    found = {}
-    for tenant in records.tenants():
-        limited = tenant.limits.money_a_month is not None or tenant.limits.gpu_hours_a_month is not None
-        if limited:
-            month = month_of(records, tenant.id, month=moment[:7], prices=prices, moment=moment)
-            found[tenant.id] = standing(month, tenant.limits)
-    return found
+def standing_of(records: Records, tenant: Tenant, *, prices: Prices, moment: str) -> Standing:
+    """A tenant's standing in the month of `moment`. One without limits of money or GPU hours is not metered for this."""
+    if tenant.limits.money_a_month is None and tenant.limits.gpu_hours_a_month is None:
+        return Standing(state="open", told="")
+    return standing(month_of(records, tenant.id, month=moment[:7], prices=prices, moment=moment), tenant.limits)
 
 
-def exhausted(records: Records, *, prices: Prices, moment: str) -> dict[str, str]:
-    """Tenant -> why nothing more of it is released."""
-    known = standings(records, prices=prices, moment=moment)
-    return {tenant: found.told for tenant, found in known.items() if found.state == "exhausted"}
+def holds(records: Records, *, prices: Prices, moment: str) -> Callable[[str], str | None]:
+    """Tenant -> why nothing more of it is released, None for nothing. Only tenants that are asked for are metered, each once."""
+
+    @functools.cache
+    def hold(tenant: str) -> str | None:
+        found = standing_of(records, records.tenant(tenant), prices=prices, moment=moment)
+        return f"its tenant's budget: {found.told}" if found.state == "exhausted" else None
+
+    return hold
 
 
 def guard(records: Records, *, prices: Prices, moment: str) -> list[str]:
     """Warns and pauses where a budget asks for it; says what was done. Again it does nothing more: it looks at what is, not at what came."""
     done = []
-    for tenant, found in standings(records, prices=prices, moment=moment).items():
+    for tenant in records.tenants():
+        found = standing_of(records, tenant, prices=prices, moment=moment)
         if found.state == "open":
             continue
-        records.tell_once(tenant, f"platform.budget.{found.state}", {"month": moment[:7]})
-        for job in records.find_jobs(tenant=tenant, statuses=LIVE):
+        records.tell_once(tenant.id, f"platform.budget.{found.state}", {"month": moment[:7]})
+        for job in records.find_jobs(tenant=tenant.id, statuses=LIVE):
             done += _told(records, job, (found, moment[:7]))
     return done
 
