@@ -60,8 +60,9 @@ def publish_line(
     seed: int = 0,
     verdict: str = "PASS",
     auto_promote: bool = True,
+    shards: Artifact | None = None,
 ) -> dict[str, Artifact]:
-    """Publishes raw, curated, shards, checkpoints, adapter and report of a line and makes them its heads."""
+    """Publishes raw, curated, shards, checkpoints, adapter and report of a line and makes them its heads. `shards`: real ones."""
     made = {"base_model": base}
     made["raw_dataset"] = publish(
         store,
@@ -77,8 +78,8 @@ def publish_line(
         rows_dropped=3,
     )
     parents = {"curated": made["curated_dataset"].ref, "base": base.ref}
-    made["packed_shards"] = publish(
-        store, Spec(kind="packed_shards", config={}, parents=parents, code="t"), {"train-00000.parquet": "x"}, windows=4
+    made["packed_shards"] = shards or publish(
+        store, Spec(kind="packed_shards", config={}, parents=parents, code="t"), {"windows.txt": "x"}, windows=4
     )
     parents = {"shards": made["packed_shards"].ref, "base": base.ref}
     spec = Spec(kind="checkpoints", config={"seed": seed}, parents=parents, code="t")

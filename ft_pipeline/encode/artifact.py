@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -214,6 +214,33 @@ def _write_cache(path: Path, shards: Artifact, split: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def prompt_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation up to where the model begins to answer, spelled and dated as training rendered it; for the server.
+
+    Raises what the template raises when no spelling suits it: TemplateError, TypeError, ValueError.
+    """
+    from jinja2.exceptions import TemplateError
+
+    from ft_pipeline.encode.messages import loses_reasoning, lost_part, spellings
+    from ft_pipeline.encode.template import Template
+
+    chat = Template(tokenizer, "assistant").chat
+    rendered: list[str] = []
+    refused: Exception | None = None
+    for turns in spellings(messages, blocks=chat.takes_blocks):
+        try:
+            text = chat.text(turns, prompt=True)
+        except (TemplateError, TypeError, ValueError) as error:
+            refused = refused or error
+            continue
+        if not lost_part(turns, (text, text)) and not loses_reasoning(turns, text):
+            return text
+        rendered.append(text)
+    if not rendered and refused:
+        raise refused
+    return rendered[0]
 
 
 def end_of_turn(tokenizer: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""Lets a version answer: signature, chain and files are verified, then the catalog decides and remembers."""
+"""Lets a version answer: signature, chain, files and the tokens of its prompts are verified, then the catalog decides and remembers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ft_pipeline.errors import FtError, GateRefused, IntegrityError
 from ft_pipeline.gate.artifact import RECERTIFIED_KIND
 from ft_pipeline.register.artifact import Registered, open_registered, seal, verify_seals
 from ft_pipeline.serve.artifact import DEPLOYMENT, KIND, POOL_PREFIX, pool_of
+from ft_pipeline.serve.parity import require_parity
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
 from ft_pipeline.store.catalog import Catalog, ModelVersion
@@ -21,6 +22,7 @@ def deploy(version: ModelVersion, *, catalog: Catalog, store: Store, settings: S
     """Puts a production version into the pool of its base. Raises IntegrityError, GateRefused; then nothing is deployed."""
     registered = verified(version, catalog=catalog, store=store, settings=settings)
     verify_seals(catalog, settings)
+    require_parity(registered.adapter, version.label, store)
     pool = pool_of(version.base_digest)
     catalog.set_pool(pool, version.base_digest)
     catalog.deploy(pool, version.id)
@@ -74,8 +76,10 @@ def live(catalog: Catalog) -> list[ModelVersion]:
     return sorted((v for pool in pools for v in catalog.deployed(pool)), key=lambda v: (v.line, v.version))
 
 
-def record(version: ModelVersion, registered: Artifact, *, store: Store, live_now: Sequence[ModelVersion]) -> Artifact:
-    """The `deployment` artifact: what answers for a version's line now, itself or another version."""
+def record(
+    version: ModelVersion, registered: Artifact, *, store: Store, live_now: Sequence[ModelVersion], parity: str = ""
+) -> Artifact:
+    """The `deployment` artifact: what answers for a version's line now, itself or another version. `parity`: what was compared."""
     line = [v for v in live_now if v.line == version.line]
     body = {
         "line": version.line,
@@ -83,6 +87,7 @@ def record(version: ModelVersion, registered: Artifact, *, store: Store, live_no
         "pools": [
             {"pool": pool_of(v.base_digest), "model": v.label, "base": v.base_digest, "adapter": v.adapter_digest} for v in line
         ],
+        **({"parity": parity} if parity else {}),
     }  # fmt: skip
     spec = Spec(kind=KIND, config=body, parents={"registered": registered.ref}, code=code_digest(Path(__file__)))
     if found := store.find(spec):

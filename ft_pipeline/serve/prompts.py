@@ -1,10 +1,15 @@
-"""The tokens of a request: chat messages through the model's own template, as in training; nobody speaks as another role."""
+"""The tokens of a request: chat messages through the model's own template, as in training; nobody speaks as another role.
+
+As in training means: tool arguments as an object though clients send text, and the date that training wrote where a template asks
+for one. parity.py holds it against real rows when a version is deployed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from ft_pipeline.encode.artifact import prompt_text
 from ft_pipeline.serve.engine import BadRequest, Generation
 
 
@@ -17,7 +22,7 @@ def prompt_tokens(tokenizer: Any, request: Generation) -> list[int]:
         return tokens
     _refuse_control_tokens(tokenizer, request.prompt)
     try:
-        text = tokenizer.apply_chat_template(list(request.prompt), add_generation_prompt=True, tokenize=False)
+        text = prompt_text(tokenizer, request.prompt)
     except Exception as error:
         raise BadRequest(f"the chat template refused the messages: {error}", param="messages") from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
