@@ -29,6 +29,8 @@ COMMANDS = {
     "override": ("override", "Overrule a gate, with a signed reason."),
     "history": ("models", "Show every stage transition of a model line."),
     "datasets": ("data", "List the curated datasets of this store."),
+    "import-openai": ("import_openai", "Check OpenAI training rows and job settings; say what differs here."),
+    "files": ("files", "Uploaded files: delete bytes that nobody uses."),
     "data": ("judge_data", "Preference pairs labelled by a judge."),
     "diff": ("data", "What is other in one curated dataset than in another, row by row."),
     "trace": ("trace", "From a model to the raw bytes, from a row to its adapters."),

@@ -62,10 +62,7 @@ class Blobs:
         """Makes the bytes of a local file, which stays, a blob: by a hard link where that is possible. Whole or not at all."""
         if self.size(sha256) == source.stat().st_size:
             return
-        if self.bucket.is_local:
-            _place(source, Path(self.bucket.path(blob_path(sha256))))
-        else:
-            self.bucket.upload(source, blob_path(sha256))
+        put_at(self.bucket, source, blob_path(sha256))
 
     def head(self, sha256: str, num_bytes: int) -> bytes | None:
         """The first bytes of a blob, None when it is not there."""
@@ -96,6 +93,14 @@ class Blobs:
         """The digest of every blob."""
         for folder in self.bucket.list(BLOBS):
             yield from (name for name in self.bucket.list(f"{BLOBS}/{folder}") if len(name) == 64)
+
+
+def put_at(bucket: Bucket, source: Path, path: str) -> None:
+    """Puts a copy of a local file at a relative path, whole or not at all; on a disk by a hard link where that is possible."""
+    if bucket.is_local:
+        _place(source, Path(bucket.path(path)))
+    else:
+        bucket.upload(source, path)
 
 
 def pieces_at(bucket: Bucket, path: str, *, start: int = 0, stop: int | None = None) -> Iterator[bytes]:

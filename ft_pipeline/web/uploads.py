@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from ft_pipeline.errors import NotFoundError, StorageError
-from ft_pipeline.store.blobs import pieces_at
+from ft_pipeline.store.blobs import pieces_at, put_at
 from ft_pipeline.store.catalog_database import now
 from ft_pipeline.store.paths import part_path
 from ft_pipeline.store.platform.uploads import NewUpload, Part, UploadRow, pending
@@ -165,7 +165,7 @@ def _kept(platform: Platform, row: UploadRow, arrival: Arrival) -> Part:
         id=f"part_{secrets.token_hex(12)}", upload_id=row.id, bytes=arrival.size, sha256=arrival.sha256, created_at=now()
     )  # fmt: skip
     place = part_path(row.id, part.id)
-    platform.store.bucket.upload(arrival.path, place)
+    put_at(platform.store.bucket, arrival.path, place)
     try:
         platform.records.add_part(part, tenant=row.tenant, limit=2 * row.bytes + PART_BYTES)
     except BaseException:

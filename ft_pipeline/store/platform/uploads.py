@@ -111,6 +111,12 @@ class Uploads(Database):
             add_audit(db, actor=actor, tenant=tenant, action="upload.cancel", subject=upload_id)
             return _upload(db, upload_id, tenant)
 
+    def is_pending(self, upload_id: str) -> bool:
+        """True while parts of it may still be named."""
+        where = (uploads.c.id == upload_id, uploads.c.status == "pending", uploads.c.expires_at > now())
+        with self.read() as db:
+            return db.execute(sa.select(uploads.c.id).where(*where)).first() is not None
+
     def ended_uploads(self) -> Sequence[str]:
         """Ids of uploads whose parts are waste: cancelled, completed or out of time, and still with parts."""
         over = sa.or_(uploads.c.status != "pending", uploads.c.expires_at <= now())
