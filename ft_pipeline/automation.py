@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline import recipe, resources, runs, settings
+from ft_pipeline import costs, recipe, resources, runs, settings
 from ft_pipeline.acquire import watch
 from ft_pipeline.errors import FtError, UserError
 from ft_pipeline.gate.bump import proposals
@@ -272,7 +272,7 @@ def defs() -> dg.Definitions:
     """Jobs, the sensors and one schedule for each recipe that asks for it."""
     scheduled = [retraining_schedule(r) for r in known_recipes()[0] if r.schedule]
     sensors = [recipe_sync, *base_sensors(settings.load().base_watch_seconds), base_change_retraining]
-    sensors.append(runs.queue_sensor(fine_tune))
+    sensors += [runs.queue_sensor(fine_tune), costs.budget_guard(), costs.job_costs()]
     return dg.Definitions(
         jobs=[fine_tune, prepare_data, train, evaluate, export_model], sensors=sensors, schedules=scheduled
     )

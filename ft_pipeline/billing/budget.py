@@ -76,7 +76,7 @@ def guard(records: Records, *, prices: Prices, moment: str) -> list[str]:
 
 def cost_by_asset(records: Records, job: TrainingJob, *, prices: Prices, moment: str) -> dict[str, float]:
     """Asset -> money that the job has spent on it: what Dagster shows beside the asset."""
-    made = charges(records.intervals(jobs=[job.id]), records.steps_of([job.id]), prices=prices, until=moment)
+    made = charges(records.intervals(of_jobs=[job.id]), records.steps_of([job.id]), prices=prices, until=moment)
     training = sum(total(made, p) for p in ("useful", "replayed", "checkpoint"))
     return {
         "packed_shards": total(made, "data"),

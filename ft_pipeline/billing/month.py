@@ -85,7 +85,7 @@ def month_of(records: Records, tenant: str, *, month: str, prices: Prices, momen
     now = min(moment, until)
     touched = records.intervals(tenant=tenant, since=since, until=until)
     jobs = tuple(dict.fromkeys(i.job_id for i in touched))
-    whole = records.intervals(jobs=jobs) if jobs else []
+    whole = records.intervals(of_jobs=jobs) if jobs else []
     steps = records.steps_of(jobs) if jobs else {}
     made = charges(touched, steps, prices=prices, since=since, until=now) if now > since else []
     all_made = charges(whole, steps, prices=prices, until=moment)

@@ -74,7 +74,7 @@ class Jobs(Database):
                 place = sa.tuple_(jobs.c.created_at, jobs.c.id)
                 query = query.where(place < sa.tuple_(sa.literal(last.created_at), sa.literal(last.id)))
             query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
-            return [_read(row) for row in db.execute(query).mappings()]
+            return [read_job(row) for row in db.execute(query).mappings()]
 
     def move(
         self, job_id: str, to: JobStatus, *, only_from: Iterable[JobStatus] | None = None, attempt: int | None = None,
@@ -215,10 +215,11 @@ def _job(db: sa.Connection, job_id: str, *, tenant: str | None = None) -> Traini
     row = db.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
     if row is None or tenant not in (None, row["tenant"]):
         raise NotFoundError(f"no fine-tuning job {job_id!r}", cure="list the jobs of this key")
-    return _read(row)
+    return read_job(row)
 
 
-def _read(row: Any) -> TrainingJob:
+def read_job(row: Any) -> TrainingJob:
+    """The job of a row of the table."""
     values = dict(row)
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.loads(values[name])

@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ft_pipeline.store.catalog_database import Database
-from ft_pipeline.store.platform.jobs import add_event
-from ft_pipeline.store.platform.rows import Interval
-from ft_pipeline.store.platform.tables import files, job_events, job_intervals, job_metrics, usage
+from ft_pipeline.store.platform.jobs import add_event, read_job
+from ft_pipeline.store.platform.rows import Interval, TrainingJob
+from ft_pipeline.store.platform.tables import files, job_events, job_intervals, job_metrics, jobs, usage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,24 +31,24 @@ class Metering(Database):
     """Facts, no prices."""
 
     def intervals(
-        self, *, tenant: str | None = None, since: str = "", until: str = "~", jobs: Sequence[str] = ()
+        self, *, tenant: str | None = None, since: str = "", until: str = "~", of_jobs: Sequence[str] = ()
     ) -> list[Interval]:
         """Intervals that touch [since, until), by job and time; open ones have no end."""
         column = job_intervals.c
         where = [column.started_at < until, sa.or_(column.ended_at.is_(None), column.ended_at > since)]
         if tenant is not None:
             where.append(column.tenant == tenant)
-        if jobs:
-            where.append(column.job_id.in_(jobs))
+        if of_jobs:
+            where.append(column.job_id.in_(of_jobs))
         query = sa.select(job_intervals).where(*where).order_by(column.job_id, column.id)
         with self.read() as db:
             return [_interval(row) for row in db.execute(query).mappings()]
 
-    def steps_of(self, jobs: Sequence[str]) -> dict[str, dict[int, tuple[int, int]]]:
+    def steps_of(self, job_ids: Sequence[str]) -> dict[str, dict[int, tuple[int, int]]]:
         """Job -> attempt -> (first, last step that it reported)."""
         column = job_metrics.c
         query = sa.select(column.job_id, column.attempt, sa.func.min(column.step), sa.func.max(column.step))
-        query = query.where(column.job_id.in_(jobs)).group_by(column.job_id, column.attempt)
+        query = query.where(column.job_id.in_(job_ids)).group_by(column.job_id, column.attempt)
         found: dict[str, dict[int, tuple[int, int]]] = {}
         with self.read() as db:
             for job_id, attempt, first, last in db.execute(query):
@@ -63,6 +63,16 @@ class Metering(Database):
         query = sa.select(usage).where(*where).order_by(usage.c.tenant, usage.c.model, usage.c.day)
         with self.read() as db:
             return [Answered(**row) for row in db.execute(query).mappings()]
+
+    def ended_after(self, moment: str, job_id: str, *, limit: int) -> list[TrainingJob]:
+        """Jobs that ended after (moment, id), in that order."""
+        place = sa.tuple_(jobs.c.finished_at, jobs.c.id)
+        query = sa.select(jobs).where(
+            jobs.c.finished_at.is_not(None), place > sa.tuple_(sa.literal(moment), sa.literal(job_id))
+        )
+        with self.read() as db:
+            rows = db.execute(query.order_by(jobs.c.finished_at, jobs.c.id).limit(limit))
+            return [read_job(row) for row in rows.mappings()]
 
     def stored_bytes(self, tenant: str) -> int:
         """Of the tenant's files that are not deleted; each counts though tenants share the bytes."""

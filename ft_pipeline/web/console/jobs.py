@@ -72,7 +72,7 @@ def _resume(platform: Platform, job_id: str, caller: Caller) -> None:
 def _facts(platform: Platform, job: TrainingJob) -> dict[str, Any]:
     records, moment = platform.records, now()
     prices = read_prices(platform.settings.prices)
-    made = charges(records.intervals(jobs=[job.id]), records.steps_of([job.id]), prices=prices, until=moment)
+    made = charges(records.intervals(of_jobs=[job.id]), records.steps_of([job.id]), prices=prices, until=moment)
     return {
         "job": job,
         "curve": loss_curve(records.points(job.id), planned=job.planned_steps),
