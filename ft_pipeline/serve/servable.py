@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ft_pipeline.finetune.artifact import ADAPTER_CONFIG
+from ft_pipeline.store.artifacts import Store
+from ft_pipeline.store.manifest import Ref
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that max_lora_rank may have (vLLM 0.32, config/lora.py)."""
@@ -35,6 +40,14 @@ CLASSIFIERS = ("classifier", "score")
 def vllm_fault(adapter_config: Mapping[str, Any], *, max_rank: int = RANKS[-1]) -> str | None:
     """Why vLLM 0.32 cannot serve an adapter with this `adapter_config.json`, None when it can. `max_rank` is the pool's."""
     return next(_faults(adapter_config, max_rank), None)
+
+
+def on_vllm(store: Store, adapter: Ref) -> str:
+    """For people: whether a pool can serve an adapter; this machine's server can in any case."""
+    if ADAPTER_CONFIG not in store.recorded(adapter).files:
+        return "a full fine-tune: takes a replica of its own"
+    fault = vllm_fault(json.loads(store.fetch_file(adapter, ADAPTER_CONFIG).read_bytes()))
+    return f"no: {fault}" if fault else "yes"
 
 
 def _faults(config: Mapping[str, Any], max_rank: int) -> Iterator[str]:

@@ -126,17 +126,17 @@ def test_chat_reads_a_prompt_as_training_wrote_it(server, alone, house, versions
     assert answer["choices"][0]["token_ids"] == alone.tokens(versions[0].label, tuple(expected), number=8)
 
 
-def test_log_probabilities_of_a_prompt_do_not_end_the_engine(server, alone, versions):
-    body = {
-        "model": versions[0].label,
-        "prompt": list(range(20, 60)),
-        "max_tokens": 2,
-        "temperature": 0,
-        "prompt_logprobs": 1,
-    }
-    response = server.client.post("/v1/completions", json=body)
-    assert response.status_code == 200
-    assert len(response.json()["choices"][0]["prompt_logprobs"]) == 40
+def test_log_probabilities_of_prompts_do_not_end_the_engine(server, alone, versions):
+    """Of several at once: one alone happens to broadcast."""
+
+    def ask(start: int) -> Any:
+        body = {"model": versions[0].label, "prompt": list(range(start, start + 40)), "max_tokens": 8, "temperature": 0, "prompt_logprobs": 1}  # fmt: skip
+        return server.client.post("/v1/completions", json=body)
+
+    with ThreadPoolExecutor(8) as threads:
+        said = list(threads.map(ask, range(20, 36)))
+    assert {response.status_code for response in said} == {200}
+    assert {len(response.json()["choices"][0]["prompt_logprobs"]) for response in said} == {40}
     assert wrong(server, alone, [versions[0].label], at_once=1) == []
 
 

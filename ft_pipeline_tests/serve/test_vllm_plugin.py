@@ -10,7 +10,7 @@ import pytest
 from ft_pipeline.errors import FtError, GateRefused, IntegrityError, NotFoundError, UserError
 from ft_pipeline.register import promotion
 from ft_pipeline.serve import vllm_server
-from ft_pipeline.serve.servable import RANKS, vllm_fault
+from ft_pipeline.serve.servable import RANKS, on_vllm, vllm_fault
 from ft_pipeline.serve.vllm_plugin import cpu_patches
 from ft_pipeline.serve.vllm_plugin.admission import Admission
 from ft_pipeline_tests import lines
@@ -146,6 +146,14 @@ def test_what_vllm_cannot_serve_is_refused_with_the_reason(house, door):
     pool.version(house, 1, use_dora=True)
     with pytest.raises(UserError, match="DoRA"):
         door.admit(LABEL)
+
+
+def test_people_are_told_where_a_version_can_be_served(house):
+    plain, dora = pool.version(house, 1), pool.version(house, 2, line="acme/dora", use_dora=True)
+    catalog, store = house.catalog, house.store
+    assert on_vllm(store, catalog.ref(plain.adapter_digest)) == "yes"
+    assert on_vllm(store, catalog.ref(dora.adapter_digest)) == "no: vLLM has no DoRA (use_dora)"
+    assert on_vllm(store, house.base.ref).startswith("a full fine-tune")
 
 
 def test_a_rank_above_the_pools_is_refused(house, door):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import GateRefused, IntegrityError, NotFoundError, UserError
+from ft_pipeline.finetune.artifact import ADAPTER_CONFIG
 from ft_pipeline.serve.deploy import verified
 from ft_pipeline.serve.live import PERMITTED
 from ft_pipeline.serve.servable import vllm_fault
@@ -65,7 +66,7 @@ class Admission:
         return version
 
     def _require_servable(self, version: ModelVersion, adapter: Artifact) -> None:
-        config = json.loads(adapter.file("adapter_config.json").read_bytes())
+        config = json.loads(adapter.file(ADAPTER_CONFIG).read_bytes())
         trained_on = adapter.manifest.parents["base"].digest
         if config.get("revision") != trained_on:
             raise IntegrityError(
