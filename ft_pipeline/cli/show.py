@@ -111,5 +111,10 @@ class _Bars:
             del self.times[message.task]
 
 
+NOT_IN_A_LINE = {"grad_norm", "trained_tokens"}
+"""Facts of a step that a person at a terminal does not watch."""
+
+
 def _facts(message: Message) -> str:
-    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in message.facts.items())
+    told = {k: v for k, v in message.facts.items() if k not in NOT_IN_A_LINE}
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())

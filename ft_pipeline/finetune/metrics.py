@@ -21,7 +21,7 @@ from typing import Any
 
 from ft_pipeline.finetune.guards import Drift
 from ft_pipeline.store.fingerprint import canonical_json
-from ft_pipeline.workers.messages import Listener, log, progress
+from ft_pipeline.workers.messages import Listener, log, progress, tell_state
 
 METRICS, ATTEMPTS, SAVES = "metrics.jsonl", "attempts.jsonl", "saves.jsonl"
 CLOSE_SECONDS = 60.0
@@ -56,6 +56,8 @@ class Metrics:
     training_seconds: float = 0
     """Of this attempt's steps alone, without start and validation."""
     tokens: int = 0
+    trained_tokens: int = 0
+    """Of all attempts."""
     done_steps: int = 0
     first_step: int = 0
     last_step: int = 0
@@ -76,6 +78,7 @@ class Metrics:
     def resumed(self, history: list[dict[str, Any]]) -> None:
         """Tells where the run goes on, and gives MLflow the whole curve."""
         self.first_step = self.last_step = len(history)
+        self.trained_tokens = sum(entry["trained_tokens"] for entry in history)
         log(self.listener, f"resumed after step {self.first_step} of {self.steps}", step=self.first_step)
         for entry in history:
             self._mirrored(entry, int(entry["step"]))
@@ -87,6 +90,7 @@ class Metrics:
         self.done_steps += 1
         self.last_step = entry["step"]
         self.tokens += entry["tokens"]
+        self.trained_tokens += entry["trained_tokens"]
         self.training_seconds += seconds
         speed = {"seconds": round(seconds, 4), "tokens_per_second": round(entry["tokens"] / max(seconds, 1e-9), 1)}
         speed |= facts
@@ -96,7 +100,8 @@ class Metrics:
         progress(
             self.listener, "train", entry["step"], total=self.steps, unit="step",
             loss=round(entry["loss"], 4), learning_rate=entry["learning_rate"],
-            tokens_per_second=self._speed(), eta_seconds=round(rest),
+            tokens_per_second=self._speed(), eta_seconds=round(rest), grad_norm=round(entry["grad_norm"], 4),
+            trained_tokens=self.trained_tokens,
         )  # fmt: skip
         self._mirrored({**entry, **speed}, entry["step"])
 
@@ -117,6 +122,7 @@ class Metrics:
         }
         with (self.folder / SAVES).open("ab") as file:
             file.write(canonical_json({"step": saved.step, **told, "attempt": self.attempt}) + b"\n")
+        tell_state(self.listener, "checkpointed", step=saved.step, bytes=saved.size)
         self._mirrored(told, saved.step)
 
     def recent(self, steps: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 
 from ft_pipeline.finetune.checkpoint import Checkpoints, State
 from ft_pipeline.finetune.metrics import Saved
+from ft_pipeline.workers.messages import tell_state
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Saver:
         started = time.monotonic()
         copied, state = self._copies.of({"tensors": dict(tensors), "optimizer": dict(optimizer)}), state.copy()
         self.checkpoints.begin(state.step)
+        tell_state(self.checkpoints.listener, "checkpointing", step=state.step)
         self._running = self._thread.submit(self._write, state, copied["tensors"], copied["optimizer"])
         if not self.background:
             self._running.exception()

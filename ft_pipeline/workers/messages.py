@@ -43,6 +43,11 @@ def log(listener: Listener, text: str, **facts: Any) -> None:
     listener(Message(kind="log", text=text, facts=facts))
 
 
+def tell_state(listener: Listener, text: str, **facts: Any) -> None:
+    """What the work is doing now, in one word: `checkpointing`, `checkpointed`."""
+    listener(Message(kind="state", text=text, facts=facts))
+
+
 @dataclass
 class Mailbox:
     """The child's side: a Listener that appends to a file. At most ten progress lines a second and task."""

@@ -82,4 +82,6 @@ def test_progress_tells_loss_rate_speed_and_rest(tmp_path):
     metrics = Metrics(folder=tmp_path, steps=4, listener=said.append)
     metrics.stepped(entry(1), seconds=0.5)
     assert (said[0].task, said[0].done, said[0].total) == ("train", 1, 4)
-    assert said[0].facts == {"loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 200, "eta_seconds": 2}
+    assert said[0].facts == {
+        "loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 200, "eta_seconds": 2, "grad_norm": 0.5, "trained_tokens": 9,
+    }  # fmt: skip
