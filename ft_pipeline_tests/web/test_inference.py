@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import contextmanager
 
 import openai
 import pytest
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.serve.app import build_app
 from ft_pipeline.serve.engine import Served
 from ft_pipeline.web.app import build_api
@@ -120,3 +122,40 @@ def test_without_a_server_the_answer_says_who_starts_one(home, key, platform):
             client.chat.completions.create(**ASKED)
     assert (refused.value.status_code, refused.value.code) == (503, "no_server")
     assert refused.value.response.headers["retry-after"] == "5"
+
+
+def test_a_server_that_does_not_start_is_our_trouble_and_tried_again(home, key, platform, monkeypatch):
+    tried = []
+
+    @contextmanager
+    def no_room(_settings, port):
+        tried.append(port)
+        raise UserError("the server did not start: no memory", cure="its whole log is ...")
+        yield
+
+    monkeypatch.setattr("ft_pipeline.web.local_server.running_server", no_room)
+    with answering(build_api(platform, with_server=True)) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=key("acme", ["infer"]), max_retries=0)
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError, match="no memory") as refused:
+                client.chat.completions.create(**ASKED)
+            assert (refused.value.status_code, refused.value.response.headers["retry-after"]) == (503, "30")
+    assert len(tried) == 2
+
+
+def test_a_server_that_was_started_is_stopped_with_the_api(home, key, platform, upstream, monkeypatch):
+    acts = []
+
+    @contextmanager
+    def started(_settings, _port):
+        acts.append("started")
+        yield upstream
+        acts.append("stopped")
+
+    monkeypatch.setattr("ft_pipeline.web.local_server.running_server", started)
+    with answering(build_api(platform, with_server=True)) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=key("acme", ["infer"]), max_retries=0)
+        for _ in range(2):
+            assert client.chat.completions.create(**ASKED).usage.completion_tokens == 3
+        assert acts == ["started"]
+    assert acts == ["started", "stopped"]
