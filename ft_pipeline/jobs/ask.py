@@ -20,6 +20,8 @@ class Rows:
     """Where the workers read it."""
     count: int | None = None
     """Rows that can be trained on, where its validation counted them."""
+    tokens: int | None = None
+    """In all rows: counted there, else estimated from the file's bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -167,7 +167,9 @@ def _held(split: str, rows: Rows | None, ask: Ask) -> list[dict[str, Any]]:
 
 def _finetune(ask: Ask, base: Base) -> dict[str, Any]:
     hyper, shape, method = ask.hyper, presets.SHAPES[base.size], ask.method
-    per_step = hyper.batch_size or shape.windows_per_step
+    rows = ask.training
+    auto = presets.windows_per_step(method, base.size, rows=rows.count, tokens=rows.tokens)
+    per_step = hyper.batch_size or auto
     made: dict[str, Any] = {
         "method": {"lora": "sft", "qlora": "sft"}.get(method, method),
         "lora": _lora(ask, base),

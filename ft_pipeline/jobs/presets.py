@@ -70,6 +70,13 @@ def validation_share(rows: int | None) -> float:
     return 0.02 if (rows or 0) >= 5_000 else 0.05
 
 
+def windows_per_step(method: Method, size: Size, *, rows: int | None, tokens: int | None) -> int:
+    """The preset; of a small file as few windows or pairs as leave an epoch four steps."""
+    shape = SHAPES[size]
+    windows = rows if method in ("dpo", "grpo") else None if tokens is None else tokens // shape.window_tokens
+    return shape.windows_per_step if windows is None else max(1, min(shape.windows_per_step, windows // 5))
+
+
 def per_micro(windows_per_step: int, size: Size) -> int:
     """The largest divisor of a step that fits one forward pass."""
     most = min(SHAPES[size].most_per_micro, windows_per_step)

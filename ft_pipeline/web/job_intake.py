@@ -24,7 +24,7 @@ from ft_pipeline.planning.prices import read_prices
 from ft_pipeline.recipe import Recipe, identity, recipe_sha256
 from ft_pipeline.resources import House
 from ft_pipeline.store.fingerprint import sha256_json
-from ft_pipeline.store.platform.files import dataset_uri
+from ft_pipeline.store.platform.files import FileRow, dataset_uri
 from ft_pipeline.store.platform.rows import NewJob, TrainingJob
 from ft_pipeline.web.job_ask import ask_of
 from ft_pipeline.web.job_bodies import AliasBody, JobBody
@@ -36,6 +36,8 @@ from ft_pipeline.workers.placed import PlacedWorker
 
 SHARED = ("base_model", "eval_suite")
 """Kinds of artifact that every tenant may name by digest."""
+BYTES_A_TOKEN = 4.2
+"""Of raw JSON (planning/prices.yaml)."""
 MOST_KEY = 255
 MANY = 40
 """Jobs that succeeded, newest first, among which a forecast looks for some like this one."""
@@ -141,14 +143,16 @@ def rows_of(platform: Platform, tenant: str) -> Find:
                 code="invalid_training_file",
                 cure=f"GET /v1/files/{file_id} says what is wrong with which rows",
             )
-        return Rows(id=row.id, uri=dataset_uri(row), **_reported(row.report))
+        return Rows(id=row.id, uri=dataset_uri(row), **_reported(row))
 
     return find
 
 
-def _reported(report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the validation of a file says: how many rows can be trained on."""
-    return {} if report is None else {"count": report.get("usable_rows")}
+def _reported(row: FileRow) -> dict[str, int]:
+    """What the validation of a file counted; while it has not ended its bytes tell how many tokens there are."""
+    if row.report is None:
+        return {"tokens": round(row.bytes / BYTES_A_TOKEN)}
+    return {"count": int(row.report["usable_rows"]), "tokens": int(row.report["tokens"]["total"])}
 
 
 def _known(platform: Platform, caller: Caller, *, key: str, digest: str) -> TrainingJob | None:
