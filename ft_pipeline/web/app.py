@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,6 +11,7 @@ from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from ft_pipeline.errors import FtError, NotFoundError, StorageError, UserError
@@ -32,7 +34,14 @@ THREADS = 64
 
 def build_api(platform: Platform, *, with_server: bool = False) -> FastAPI:
     """The application. `app.state.stopping` is set when the process is told to end; `app.state.lives` are open while it runs."""
-    app = FastAPI(title="ft-pipeline platform", docs_url="/docs", redoc_url=None, lifespan=_life, responses=DOCUMENTED)
+    app = FastAPI(
+        title="ft-pipeline platform",
+        docs_url="/docs",
+        redoc_url=None,
+        lifespan=_life,
+        responses=DOCUMENTED,
+        generate_unique_id_function=_operation_id,
+    )
     app.state.platform, app.state.door = platform, Door(platform)
     app.state.stopping = threading.Event()
     app.add_middleware(Frame)
@@ -56,6 +65,12 @@ def build_api(platform: Platform, *, with_server: bool = False) -> FastAPI:
         return {"status": "ok"}
 
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Of the description: /v1/fine_tuning and /v1/fine-tuning are two, which FastAPI's own ids make one."""
+    method = min(route.methods or {"GET"}).lower()
+    return re.sub(r"[^a-z0-9-]+", "_", f"{method}_{route.path_format}".lower()).strip("_")
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from ft_pipeline.billing.budget import standing
@@ -23,6 +23,18 @@ from ft_pipeline.web.platform import Caller, Platform
 MONTH = Query(
     default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$", description="A month (UTC), 2026-11. Default: this one."
 )
+
+
+class Csv(Response):
+    """A file that a spreadsheet opens."""
+
+    media_type = "text/csv"
+
+
+class Svg(Response):
+    """A picture."""
+
+    media_type = "image/svg+xml"
 
 
 class JobCost(BaseModel):
@@ -121,16 +133,16 @@ def router(platform: Platform) -> APIRouter:
 
 
 def _add_files(routes: APIRouter, month_here: Callable[[Caller, str | None], Month]) -> None:
-    @routes.get("/usage.csv", response_class=PlainTextResponse)
+    @routes.get("/usage.csv", response_class=Csv)
     def lines(caller: Annotated[Caller, Depends(needs())], month: str | None = MONTH) -> Response:
         found, text = month_here(caller, month), io.StringIO()
         csv.writer(text).writerows(csv_rows(found))
         name = f'attachment; filename="usage-{found.tenant}-{found.month}.csv"'
-        return Response(text.getvalue(), media_type="text/csv", headers={"Content-Disposition": name})
+        return Csv(text.getvalue(), headers={"Content-Disposition": name})
 
-    @routes.get("/usage.svg", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
+    @routes.get("/usage.svg", response_class=Svg)
     def picture(caller: Annotated[Caller, Depends(needs())], month: str | None = MONTH) -> Response:
-        return Response(month_svg(month_here(caller, month)), media_type="image/svg+xml")
+        return Svg(month_svg(month_here(caller, month)))
 
 
 def _usage(month: Month, *, budget: str, told: str) -> Usage:
