@@ -130,7 +130,9 @@ class FakeVllm:
             self.die()  # LoRAAdapterNotFoundError in the engine: the whole server exits
             await asyncio.sleep(30)
         words = [f"{Path(root).name[:12]} ", *(f"w{i} " for i in range((body.get("max_tokens") or 4) - 1))]
-        return self._stream(body, words, chat) if body.get("stream") else await self._whole(body, words, chat)
+        if body.get("stream"):
+            return self._stream(body, words, chat)
+        return await _with_cancellation(request, self._whole(body, words, chat))
 
     async def _whole(self, body: dict[str, Any], words: list[str], chat: bool) -> Response:
         self.running += 1
@@ -176,7 +178,23 @@ class FakeVllm:
     async def _token(self, number: int) -> None:
         if number == self.dies_at_token:
             self.die()
+            await asyncio.sleep(30)
         await asyncio.sleep(self.token_seconds)
+
+
+async def _with_cancellation(request: Request, work: Any) -> Response:
+    """As vLLM's decorator: a client that leaves cancels the generation."""
+    working = asyncio.create_task(work)
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    leaving = asyncio.create_task(gone())
+    done, pending = await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    return working.result() if working in done else Response(status_code=499)
 
 
 def _card(name: str, root: str, parent: str | None) -> dict[str, Any]:
@@ -234,7 +252,6 @@ class Listening:
 
     def _abort(self) -> None:
         self._server.force_exit = self._server.should_exit = True
-        self._socket.close()
         for server in getattr(self._server, "servers", []):
             server.close()
         for connection in list(self._server.server_state.connections):

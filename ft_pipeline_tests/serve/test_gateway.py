@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import httpx
 import openai
 import pytest
 
+from ft_pipeline.errors import StorageError
 from ft_pipeline.register import promotion
-from ft_pipeline.serve.gateway.front import GatewayLimits
-from ft_pipeline_tests.serve.fleet_of import LINE, TestFleet
+from ft_pipeline.serve.gateway import last_good
+from ft_pipeline.serve.gateway.authority import Caller
+from ft_pipeline.serve.gateway.counts import Counts
+from ft_pipeline.serve.gateway.front import Front, GatewayLimits
+from ft_pipeline.serve.gateway.reply import Gateway, Reply, Streamed
+from ft_pipeline.serve.gateway.requests import Routed, read
+from ft_pipeline.serve.gateway.targets import Target
+from ft_pipeline.serve.gateway.upstream import Opened
+from ft_pipeline_tests.serve.fleet_of import LINE, Keys, TestFleet
 from ft_pipeline_tests.serve.load import Load
 
 ACME = {"Authorization": "Bearer acme-key"}
@@ -113,39 +125,37 @@ def test_a_rollback_under_load_is_one_row_and_no_failed_request(fleet):
     assert loads == 2, "both held @2 and nothing else before; the gateway called no load or unload"
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/v1/load_lora_adapter"),
-        ("POST", "/v1/unload_lora_adapter"),
-        ("POST", "/adapters"),
-        ("POST", "/invocations"),
-        ("POST", "/tokenize"),
-        ("GET", "/docs"),
-        ("GET", "/openapi.json"),
-        ("GET", "/v1/chat/completions"),
-        ("POST", "/v1%2Fchat%2Fcompletions"),
-        ("POST", "/v1/chat/../load_lora_adapter"),
-        ("POST", "//v1/chat/completions"),
-        ("POST", "/v1/chat/completions/"),
-        ("GET", "/v1/models/..%2F..%2Fmetrics"),
-        ("GET", "/v1/models/%2e%2e/x"),
-        ("GET", "/v1/models//etc/passwd"),
-        ("GET", "/v1/models/acme%252Frouter@1"),
-        ("DELETE", "/v1/models/acme/router@1"),
-    ],
-)
-def test_what_is_not_on_the_list_does_not_exist(fleet, method, path):
+NOT_THERE = [
+    ("POST", "/v1/load_lora_adapter"),
+    ("POST", "/v1/unload_lora_adapter"),
+    ("POST", "/adapters"),
+    ("POST", "/invocations"),
+    ("POST", "/tokenize"),
+    ("GET", "/docs"),
+    ("GET", "/openapi.json"),
+    ("GET", "/v1/chat/completions"),
+    ("POST", "/v1%2Fchat%2Fcompletions"),
+    ("POST", "/v1/chat/../load_lora_adapter"),
+    ("POST", "//v1/chat/completions"),
+    ("POST", "/v1/chat/completions/"),
+    ("GET", "/v1/models/..%2F..%2Fmetrics"),
+    ("GET", "/v1/models/%2e%2e/x"),
+    ("GET", "/v1/models//etc/passwd"),
+    ("GET", "/v1/models/acme%252Frouter@1"),
+    ("DELETE", "/v1/models/acme/router@1"),
+]
+
+
+def test_what_is_not_on_the_list_does_not_exist(fleet):
     fleet.version(1)
     (one,) = fleet.pool()
-    gateway = fleet.gateway()
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
-    connection.request(method, path, body=b"{}", headers={**ACME, "Content-Type": "application/json"})
-    answer = connection.getresponse()
-    assert answer.status == 404
-    assert json.loads(answer.read())["error"]["message"]
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.gateway().port, timeout=10)
+    for method, path in NOT_THERE:
+        connection.request(method, path, body=b"{}", headers={**ACME, "Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 404, (method, path)
+        assert json.loads(answer.read())["error"]["message"]
+    connection.close()
     assert one.vllm.loras == {} and one.vllm.bodies == []
 
 
@@ -183,25 +193,31 @@ def test_who_has_no_good_key_gets_nothing(fleet):
     assert one.vllm.bodies == []
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"prompt_embeds": "gASV"},
-        {"chat_template": "{{ x }}"},
-        {"cache_salt": "tenant:globex"},
-        {"priority": -9},
-        {"n": 1000},
-        {"stream_options": {"continuous_usage_stats": True}, "stream": True},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]},
-        {"stream": "yes"},
-    ],
-)  # fmt: skip
-def test_fields_that_vllm_would_obey_do_not_reach_it(fleet, more):
+OBEYED = [
+    {"prompt_embeds": "gASV"},
+    {"chat_template": "{{ x }}"},
+    {"cache_salt": "tenant:globex"},
+    {"priority": -9},
+    {"n": 1000},
+    {"stream_options": {"continuous_usage_stats": True}, "stream": True},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}
+        ]
+    },
+    {"stream": "yes"},
+]
+
+
+def test_fields_that_vllm_would_obey_do_not_reach_it(fleet):
     fleet.version(1)
     (one,) = fleet.pool()
-    answer = chat(fleet.gateway().url, **more)
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["type"] == "invalid_request_error" and one.vllm.bodies == []
+    url = fleet.gateway().url
+    for more in OBEYED:
+        answer = chat(url, **more)
+        assert answer.status_code == 400, (more, answer.text)
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert one.vllm.bodies == []
 
 
 def test_a_tampered_adapter_is_refused_by_every_replica_and_the_gateway_says_so(fleet):
@@ -283,10 +299,9 @@ def test_a_client_that_leaves_frees_the_replica_and_pays_for_what_it_got(fleet):
     url = fleet.gateway().url
     body = {"model": LINE, "messages": HI, "max_tokens": 200, "stream": True}
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, headers=ACME) as answer:
-        for seen, line in enumerate(answer.iter_lines()):
+        for seen, _line in enumerate(answer.iter_lines()):
             if seen > 6:
                 break
-        assert line is not None
     eventually(lambda: one.vllm.running == 0 and one.vllm.aborted == 1)
     eventually(lambda: len(fleet.ledger.rows) == 1)
     (row,) = fleet.ledger.rows
@@ -299,12 +314,10 @@ def test_a_client_that_leaves_frees_the_replica_and_pays_for_what_it_got(fleet):
 
 def test_limits_of_bodies_places_and_time(fleet):
     fleet.version(1)
-    fleet.pool(token_seconds=0.1)
+    (one,) = fleet.pool(token_seconds=0.1)
     limits = GatewayLimits(max_body_bytes=2000, max_per_tenant=1, body_seconds=0.3, total_seconds=1.0)
     gateway = fleet.gateway(limits=limits)
     assert chat(gateway.url, messages=[{"role": "user", "content": "x" * 3000}]).status_code == 413
-    import socket
-
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as slow:
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer acme-key\r\nContent-Length: 100\r\n\r\n{"
         slow.sendall(head.encode())
@@ -313,9 +326,12 @@ def test_limits_of_bodies_places_and_time(fleet):
     assert late.status_code == 504
     broken = events(chat(gateway.url, max_tokens=100, stream=True))
     assert "took too long" in broken[-1]["error"]["message"]
-    asking = threading.Thread(target=chat, args=(gateway.url,), kwargs={"max_tokens": 8})
+    eventually(lambda: one.vllm.running == 0)
+    asking = threading.Thread(target=chat, args=(gateway.url,), kwargs={"max_tokens": 100})
     asking.start()
-    eventually(lambda: chat(gateway.url, max_tokens=1).status_code == 429)
+    eventually(lambda: one.vllm.running == 1)
+    full = chat(gateway.url, max_tokens=1)
+    assert full.status_code == 429 and full.headers["Retry-After"] == "1"
     asking.join()
 
 
@@ -361,3 +377,74 @@ def test_a_new_base_takes_the_traffic_of_a_line_when_its_version_is_promoted(fle
     asking.join()
     assert len(got) == 1, "what ran on the old pool was finished"
     assert len(green.vllm.bodies) == 1
+
+
+def test_an_outage_of_the_database_does_not_end_inference_for_a_minute(fleet, monkeypatch):
+    fleet.version(1)
+    fleet.pool()
+    url = fleet.gateway().url
+    said(chat(url))
+
+    def away(*_: object) -> None:
+        raise StorageError("the catalog does not answer")
+
+    monkeypatch.setattr(type(fleet.catalog), "model", away)
+    assert said(chat(url)) and "ft_gateway_from_memory_total 1" in httpx.get(f"{url}/metrics").text
+    new = chat(url, f"{LINE}@1")
+    assert new.status_code == 503 and new.json()["error"]["code"] == "catalog", "never asked for before"
+    monkeypatch.setattr(last_good, "STALE_SECONDS", -1.0)
+    assert chat(url).status_code == 503
+
+
+def test_a_drain_finishes_what_runs_and_tells_the_meter(fleet):
+    fleet.version(1)
+    (one,) = fleet.pool(token_seconds=0.05)
+    gateway = fleet.gateway()
+    got: list[list] = []
+    asking = threading.Thread(target=lambda: got.append(events(chat(gateway.url, stream=True, max_tokens=20))))
+    asking.start()
+    eventually(lambda: one.vllm.running == 1)
+    gateway.stop()
+    asking.join()
+    assert got[0][-1] == "[DONE]" and len(got[0]) == 21
+    assert fleet.ledger.rows == [("acme", f"{LINE}@1", 7, 20)]
+    with pytest.raises(httpx.ConnectError):
+        chat(gateway.url)
+
+
+def test_a_slow_reader_slows_its_own_answer_and_not_the_gateways_memory():
+    pulled: list[int] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(1000):
+            pulled.append(number)
+            yield b'data: {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": null}]}\n\n'
+
+    target = Target(asked=LINE, label=f"{LINE}@1", upstream=f"{LINE}@1", weights="a" * 64, pools=())
+    asked = read("/v1/chat/completions", json.dumps({"model": LINE, "messages": HI, "stream": True}).encode())
+    everything = Gateway(None, None, Front(Keys({}), GatewayLimits()), Counts(None))  # type: ignore[arg-type]
+    reply = Reply(everything, Routed(asked=asked, caller=Caller(tenant="acme"), target=target))
+    answer = Streamed(reply, Opened("http://x", chunks(), AsyncExitStack()), AsyncExitStack())
+
+    async def blocked() -> int:
+        sent = asyncio.Event()
+
+        async def send(message: dict) -> None:
+            if message["type"] == "http.response.body":
+                sent.set()
+                await asyncio.sleep(60)  # the client reads nothing
+
+        async def receive() -> dict:
+            await asyncio.sleep(60)
+            return {}
+
+        scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+        answering = asyncio.create_task(answer(scope, receive, send))  # type: ignore[arg-type]
+        await sent.wait()
+        await asyncio.sleep(0.1)
+        held = len(pulled)
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+        return held
+
+    assert asyncio.run(blocked()) == 1, "nothing is read from the replica that the client did not take"

@@ -111,7 +111,7 @@ def _gauges(gateway: Gateway) -> dict[str, float]:
         "ft_gateway_replicas_known": len(gateway.replicas.seen),
         "ft_gateway_retries_total": gateway.counts.retries,
         "ft_gateway_unmetered_total": gateway.counts.unmetered,
-        "ft_gateway_stale_names_total": gateway.names.stale_answers,
+        "ft_gateway_from_memory_total": gateway.names.last.used + gateway.front.last.used,
     }
 
 

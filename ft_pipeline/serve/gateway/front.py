@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ft_pipeline.serve.gateway.authority import Authority, Caller, Refused
+from ft_pipeline.serve.gateway.last_good import LastGood
 from ft_pipeline.serve.shapes import error_body
 
 ALLOWED = {
@@ -76,6 +78,7 @@ class Front:
     authority: Authority
     limits: GatewayLimits
     in_flight: Counter[str] = field(default_factory=Counter)
+    last: LastGood[Caller | None] = field(default_factory=LastGood)
 
     async def caller(self, request: Request) -> Caller:
         """Who asks. Raises Refused: 401 without a good key, 403 with one that is for other things."""
@@ -83,7 +86,9 @@ class Front:
         found = None
         if scheme.lower() == "bearer" and 0 < len(key.strip()) <= 512:
             address = request.client.host if request.client else ""
-            found = await to_thread.run_sync(partial(self.authority.caller, key.strip(), address=address))
+            ask = partial(self.authority.caller, key.strip(), address=address)
+            digest = hashlib.sha256(key.strip().encode()).hexdigest()
+            found = await to_thread.run_sync(self.last.of, digest, ask)
         if found is None:
             raise Refused(
                 401, "the API key is missing, unknown or revoked", kind="authentication_error", code="invalid_api_key"

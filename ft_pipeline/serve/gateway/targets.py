@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass, field
 
-from ft_pipeline.errors import NotFoundError, StorageError
+from ft_pipeline.errors import NotFoundError
 from ft_pipeline.serve.engine import Served
 from ft_pipeline.serve.fleet.inventory import Inventory, Pool
 from ft_pipeline.serve.gateway.authority import Caller, unavailable, unknown_model
+from ft_pipeline.serve.gateway.last_good import LastGood
 from ft_pipeline.serve.live import PERMITTED, routes
 from ft_pipeline.store.catalog import Catalog, ModelVersion
 
-STALE_SECONDS = 60.0
-"""How long a name keeps its last meaning while the catalog does not answer; as long may a revoked version still answer then."""
 _NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[0-9]{1,9}|:(production|staging|base))?"
 )
@@ -41,8 +39,7 @@ class Names:
     """Name -> target. Call from threads."""
 
     catalog: Catalog
-    stale_answers: int = 0
-    _last: dict[str, tuple[float, ModelVersion]] = field(default_factory=dict)
+    last: LastGood[ModelVersion | None] = field(default_factory=LastGood)
 
     def target(self, name: str, caller: Caller, inventory: Inventory) -> Target:
         """Raises Refused: 404 for what the caller has not, 503 where no pool holds it."""
@@ -50,7 +47,7 @@ class Names:
             return self._base(name, caller, inventory)
         if not _NAME.fullmatch(name) or name.split("/")[0] != caller.tenant:
             raise unknown_model(name)
-        version = self._version(name)
+        version = self.last.of(name, lambda: self._version(name))
         if version is None:
             raise unknown_model(name)
         whole = inventory.standalone(version.label)
@@ -91,21 +88,9 @@ class Names:
         return [v for v in self.catalog.models(caller.tenant) if v.stage in PERMITTED]
 
     def _version(self, name: str) -> ModelVersion | None:
-        """A bare line means production; while the database is away the last meaning holds for a while."""
+        """A bare line means production."""
         try:
             found = self.catalog.model(name if "@" in name or ":" in name else f"{name}:production")
         except NotFoundError:
-            found = None
-        except StorageError as error:
-            since, last = self._last.get(name, (0.0, None))
-            if last is None or time.monotonic() - since > STALE_SECONDS:
-                raise unavailable(f"the catalog does not answer: {error.what}", "catalog") from error
-            self.stale_answers += 1
-            return last
-        if found is None or found.stage not in PERMITTED:
-            self._last.pop(name, None)
             return None
-        if len(self._last) > 10_000:
-            self._last.clear()
-        self._last[name] = (time.monotonic(), found)
-        return found
+        return found if found.stage in PERMITTED else None
