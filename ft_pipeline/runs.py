@@ -188,7 +188,8 @@ def _verdict(check: dg.AssetCheckEvaluation | None) -> dict[str, Any]:
     facts = _facts(check)
     if check is None:
         return {"verdict": None, "reason": "the gate was not reached", "gates": [], "report": None}
-    gates = [dict(record.data) for record in facts.get("gates", [])]
+    table = check.metadata.get("gates")
+    gates = [dict(record.data) for record in table.records] if isinstance(table, dg.TableMetadataValue) else []
     return {
         "verdict": facts.get("verdict"),
         "reason": check.description or "",
