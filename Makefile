@@ -31,7 +31,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: setup      ## The whole road on this machine: dirty data to a served, gated, signed adapter.
 	@$(BIN)/ft-pipeline demo
 
-dev: setup       ## Dagster UI + daemon (localhost:3000) and MLflow UI (localhost:5000).
+dev: setup       ## Dagster UI + daemon (localhost:3000), MLflow UI (localhost:5000), platform API (localhost:8400).
 	@$(BIN)/ft-pipeline dev
 
 lint: setup      ## Formatting, lint, import rules, types.
