@@ -61,7 +61,9 @@ def limits_of(settings: Settings) -> Limits:
 
 def _listen(host: str, port: int) -> socket.socket:
     """The bound socket, taken before anything slow starts."""
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # the protocol is named because asyncio turns Nagle's algorithm off only then: without it each answer took 40 ms more
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
