@@ -9,12 +9,12 @@ from ft_pipeline.acquire import hub
 from ft_pipeline.acquire.artifact import FILES, RAW_KIND, SOURCE, SOURCES, holds_rows, source_of
 from ft_pipeline.acquire.judged import SCHEME, in_store
 from ft_pipeline.acquire.places import Desk, File, content_digest, listing, place_name
-from ft_pipeline.acquire.uploaded import digest_in, uploaded_file, verify
+from ft_pipeline.acquire.uploaded import uploaded_file, verify
 from ft_pipeline.errors import DataError, UserError
 from ft_pipeline.recipe import DATASET, Dataset, Recipe, Source
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
-from ft_pipeline.store.blobs import SCHEME as BLOB
+from ft_pipeline.store.blobs import digest_of, is_blob
 from ft_pipeline.store.files import write_atomic
 from ft_pipeline.store.fingerprint import canonical_json
 from ft_pipeline.store.manifest import Ref, Spec
@@ -59,7 +59,7 @@ def acquire(source: Dataset | Source, *, settings: Settings, store: Store, liste
         return made
     if source.uri.startswith(hub.SCHEME):
         return _from_hub(source, desk, store)
-    if source.uri.startswith(BLOB):
+    if is_blob(source.uri):
         return _from_upload(source, desk, store)
     if source.revision and (pinned := store.find(_spec({"content": source.revision}, source))):
         return pinned
@@ -93,7 +93,7 @@ def _from_hub(source: Dataset | Source, desk: Desk, store: Store) -> Artifact:
 
 def _from_upload(source: Dataset | Source, desk: Desk, store: Store) -> Artifact:
     """Its revision is the digest in its address; once acquired, the blob is not needed any more."""
-    digest = digest_in(source.uri)
+    digest = digest_of(source.uri)
     if source.revision not in (None, digest):
         raise _wrong_revision(source, digest)
     spec = _spec({"content": digest}, source)

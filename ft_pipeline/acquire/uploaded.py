@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from ft_pipeline.acquire.bucket import bucket_files
 from ft_pipeline.acquire.places import Desk, File, LocalFile
-from ft_pipeline.errors import DataError, IntegrityError, NotFoundError, UserError
+from ft_pipeline.errors import DataError, IntegrityError, NotFoundError
 from ft_pipeline.store.artifacts import Store
-from ft_pipeline.store.blobs import SCHEME, Blobs
+from ft_pipeline.store.blobs import Blobs, digest_of
 from ft_pipeline.store.paths import blob_path
 
 HEAD_BYTES = 4096
 BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
-def digest_in(uri: str) -> str:
-    """The sha256 that a `blob://` URI names. Raises UserError."""
-    digest = uri.removeprefix(SCHEME)
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise UserError(f"{uri} names no blob", cure=f"use {SCHEME} and the 64 hex digits of the file's sha256")
-    return digest
-
-
 def uploaded_file(uri: str, store: Store, *, endpoint: str | None) -> File:
     """The blob as a file with a name that says how to read it. Raises UserError, NotFoundError, DataError (no rows)."""
-    digest = digest_in(uri)
+    digest = digest_of(uri)
     head = Blobs(store).head(digest, HEAD_BYTES)
     if head is None:
         raise NotFoundError(
@@ -47,7 +38,7 @@ def uploaded_file(uri: str, store: Store, *, endpoint: str | None) -> File:
 
 def verify(uri: str, file: File, desk: Desk) -> None:
     """Raises IntegrityError when the bytes that were copied are not the ones that the URI names."""
-    if desk.digests[file.name] != digest_in(uri):
+    if desk.digests[file.name] != digest_of(uri):
         raise IntegrityError(
             f"{uri} holds bytes with sha256 {desk.digests[file.name]}",
             why="The blob was damaged in the store; nobody may train on it.",

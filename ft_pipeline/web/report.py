@@ -24,6 +24,7 @@ from ft_pipeline.curate.read import RawRow, rows_of_block
 from ft_pipeline.curate.validate import ControlTokens, reason_to_reject
 from ft_pipeline.errors import DataError, FtError
 from ft_pipeline.web.sniff import Unpacking
+from ft_pipeline.workers.child import die_with_parent
 
 EXAMPLES = 3
 COMPARED_ROWS = 2_000_000
@@ -253,8 +254,10 @@ def counter_at(tokenizer: Path) -> Count:
 
 
 def main(argv: list[str]) -> int:
-    """argv[1]: {path, suffix, tokenizer, tokenizer_name} as JSON. Prints the report, or {"error": sentences}; exit 0 for both."""
+    """argv[1]: {path, suffix, parent, tokenizer, tokenizer_name} as JSON. Prints the report, or {"error": sentences}; exit 0 for both."""
     asked = json.loads(argv[1])
+    if "parent" in asked:
+        die_with_parent(asked["parent"])
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -108,12 +109,12 @@ class Validator:
                 raise missing_bytes(file)
             if not in_child:
                 return report_of(path, suffix)
-            asked = {"path": str(path), "suffix": suffix}
+            asked: dict[str, Any] = {"path": str(path), "suffix": suffix, "parent": os.getpid()}
             if tokenizer:
                 asked |= {"tokenizer_name": tokenizer[0], "tokenizer": str(tokenizer[1])}
             return self._child(asked)
 
-    def _child(self, asked: Mapping[str, str]) -> dict[str, Any]:
+    def _child(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         command = [sys.executable, "-m", "ft_pipeline.web.report", json.dumps(asked)]
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

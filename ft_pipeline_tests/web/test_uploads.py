@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
-import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +22,13 @@ import uvicorn
 
 from ft_pipeline.settings import child_environment
 from ft_pipeline.store.blobs import Blobs
+from ft_pipeline.store.manifest import Spec
 from ft_pipeline.store.platform.garbage import collect_blobs
 from ft_pipeline.store.platform.rows import NewJob
 from ft_pipeline.store.platform.tables import uploads
 from ft_pipeline.web.app import build_api
 from ft_pipeline.web.arrivals import sweep
+from ft_pipeline_tests import tiny
 from ft_pipeline_tests.web import rows
 
 
@@ -260,12 +262,29 @@ def _connected(port: int) -> http.client.HTTPConnection:
             return connection
 
 
-def test_a_report_counts_with_a_tokenizer_of_the_store(as_tenant, platform):
+def test_a_report_counts_with_a_tokenizer_of_the_store(as_tenant, platform, tmp_path):
     acme = as_tenant()
     made = acme.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": rows.chats(30)}).json()
-    told = acme.post("/v1/datasets/validate", json={"file_id": made["id"], "base_model": "tiny-docs"}).json()
-    assert (told["valid"], told["report"]["rows"]) == (True, 30)
-    assert told["report"]["tokens"]["method"].startswith("estimated")
-    unknown = acme.post("/v1/datasets/validate", json={"file_id": made["id"], "base_model": "gpt-4o"})
-    assert (unknown.status_code, json.loads(unknown.text)["error"]["type"]) == (400, "invalid_request_error")
+
+    def told(**body: str):
+        return acme.post("/v1/datasets/validate", json={"file_id": made["id"], **body})
+
+    assert told(base_model="tiny-docs").json()["report"]["tokens"]["method"].startswith("estimated")
+    folder = tiny.tokenizer_folder(tmp_path / "base")
+    with platform.store.publish(Spec(kind="base_model", config={"content": "0"}, parents={}, code="tiny")) as draft:
+        shutil.copyfile(folder / "tokenizer.json", draft.folder / "tokenizer.json")
+        draft.execution["location"] = "home://bases/tiny-docs"
+    answer = told(base_model="tiny-docs").json()
+    assert (answer["valid"], answer["report"]["rows"]) == (True, 30)
+    tokens = answer["report"]["tokens"]
+    from tokenizers import Tokenizer
+
+    count = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    expected = sum(
+        len(count.encode(turn["content"], add_special_tokens=False).ids)
+        for n in range(30)
+        for turn in rows.chat(n)["messages"]
+    )
+    assert (tokens["total"], tokens["counted_rows"]) == (expected, 30)
+    assert told(base_model="gpt-4o").json()["error"]["type"] == "invalid_request_error"
     assert as_tenant("other").post("/v1/datasets/validate", json={"file_id": made["id"]}).status_code == 404
