@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastapi import Depends
 from fastapi.testclient import TestClient
 
+from ft_pipeline import settings
+from ft_pipeline.errors import UserError
 from ft_pipeline.store.platform.keys import NewKey
 from ft_pipeline.web.app import build_api
 from ft_pipeline.web.auth import FAILURES_A_MINUTE, Door, needs
 from ft_pipeline.web.keys import digest_of, new_key, open_pepper, prefix_of
 from ft_pipeline.web.platform import ROLES, Caller
+from ft_pipeline.web.rates import MOST_BUCKETS, Rates
+from ft_pipeline.web.refusals import TooMany, Unauthenticated
 
 
 class Clock:
@@ -163,3 +169,41 @@ def test_the_database_holds_no_key_and_the_pepper_is_for_its_owner_alone(key, pl
     kept = platform.settings.home / "keys" / "api-pepper"
     assert kept.stat().st_mode & 0o777 == 0o600
     assert digest_of(text, b"another pepper") != digest_of(text, open_pepper(platform.settings))
+
+
+def test_a_pepper_of_the_environment_is_used_checked_and_not_given_to_jobs(home, monkeypatch):
+    monkeypatch.setenv("FT_API_PEPPER", "p" * 32)
+    where = settings.load()
+    assert open_pepper(where) == b"p" * 32 and not (where.home / "keys").exists()
+    assert "p" * 32 not in repr(where)
+    assert "FT_API_PEPPER" not in settings.job_environment(where)
+    monkeypatch.setenv("FT_API_PEPPER", "short")
+    with pytest.raises(UserError, match="FT_API_PEPPER holds 5 bytes"):
+        open_pepper(settings.load())
+
+
+def test_two_processes_that_make_the_pepper_use_the_same(home):
+    code = "from ft_pipeline import settings; from ft_pipeline.web.keys import open_pepper; print(open_pepper(settings.load()))"
+    two = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+    said = {child.communicate()[0] for child in two}
+    assert len(said) == 1 and len(said.pop()) > 64
+
+
+def test_who_asks_from_ever_new_addresses_fills_no_memory(clock):
+    rates = Rates(clock=clock)
+    for number in range(MOST_BUCKETS + 10):
+        rates.take(str(number), 1)
+    assert rates.take(str(MOST_BUCKETS + 9), 1) == 60
+    assert rates.take("0", 1) == 0, "the oldest was forgotten"
+    assert len(rates._buckets) == MOST_BUCKETS
+
+
+def test_a_customer_of_a_provider_has_one_network_of_ipv6(platform, clock):
+    door = Door(platform, clock=clock)
+    for number in range(FAILURES_A_MINUTE):
+        with pytest.raises(Unauthenticated):
+            door.caller(new_key()[1], address=f"2001:db8::{number:x}")
+    with pytest.raises(TooMany):
+        door.caller(new_key()[1], address="2001:db8::ffff")
+    with pytest.raises(Unauthenticated):
+        door.caller(new_key()[1], address="2001:db8:0:1::1")

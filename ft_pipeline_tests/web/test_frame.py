@@ -25,10 +25,11 @@ def lines():
 
     logger, ear = logging.getLogger("ft_pipeline.access"), Ear()
     logger.addHandler(ear)
-    before, logger.level = logger.level, logging.INFO
+    before = logger.level
+    logger.setLevel(logging.INFO)
     yield heard
     logger.removeHandler(ear)
-    logger.level = before
+    logger.setLevel(before)
 
 
 def test_an_answer_has_an_id_and_says_nothing_of_the_server(client, lines):
