@@ -8,6 +8,7 @@ from typing import Any
 
 from ft_pipeline.errors import IntegrityError, NotFoundError, UserError
 from ft_pipeline.finetune.artifact import shards_seen
+from ft_pipeline.serve.artifact import adapters_of_exports
 from ft_pipeline.store.artifacts import Store
 from ft_pipeline.store.catalog import Catalog
 from ft_pipeline.store.manifest import Manifest, Ref
@@ -255,8 +256,7 @@ def _places(store: Store, manifest: Manifest, row_id: str) -> Iterator[Place]:
 
 
 def _one_id(row_id: str, found: Sequence[str]) -> str:
-    ids = sorted(set(found))
-    if row_id in ids or len(ids) == 1:
+    if row_id in (ids := sorted(set(found))) or len(ids) == 1:
         return row_id if row_id in ids else ids[0]
     if not ids:
         raise NotFoundError(
@@ -268,13 +268,13 @@ def _one_id(row_id: str, found: Sequence[str]) -> str:
 
 def _sightings(store: Store, catalog: Catalog, places: Sequence[Place]) -> Iterator[Sighting]:
     trained = {p.shards.digest for p in places if p.split == "train" and p.trained_tokens > 0}
-    seen = {p.shards.digest for p in places}
+    seen, made_of = {p.shards.digest for p in places}, adapters_of_exports(store)
     models, heads = catalog.models(), {key: catalog.heads(key) for key in catalog.recipe_keys()}
     adapters = {manifest.digest: manifest for manifest in store.all("adapter")}
     for manifest in adapters.values():
         if not (shards := shards_seen(manifest, adapters)) & seen:
             continue
-        versions = [v for v in models if v.adapter_digest == manifest.digest]
+        versions = [v for v in models if made_of.get(v.adapter_digest, v.adapter_digest) == manifest.digest]
         yield Sighting(
             adapter=manifest.ref,
             recipe_keys=tuple(key for key, made in heads.items() if manifest.ref in made.values()),

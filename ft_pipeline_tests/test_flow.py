@@ -70,7 +70,8 @@ def test_one_run_makes_every_asset_once_and_ends_in_production(house, finished_r
     assert "Traceback" not in ended["stderr"]
     made = materializations(house)
     assert {spec.key.to_user_string() for spec in definitions.build().resolve_all_asset_specs()} == ASSETS | {
-        "bump_status"
+        "bump_status",
+        "exported_model",
     }
     assert {name: len(found) for name, found in made.items()} == dict.fromkeys(ASSETS, 1)
     assert {m[0].partition for m in made.values()} == {road.KEY}

@@ -40,10 +40,11 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "recertification": REPORT_FILES,
     "curated_dataset": (STATISTICS, CROISSANT),
     "adapter": ("completion.json", "resume.json", "adapter_config.json", "config.json"),
+    "exported_model": ("completion.json", "resume.json", "config.json", "recipe.yaml"),
     "checkpoints": ("losses.jsonl", "completion.json"),
 }
 """Kind -> the files of it that go in: what says how it was made and judged, no rows and no weights."""
-WEIGHTS = ("adapter", "base_model")
+WEIGHTS = ("adapter", "base_model", "exported_model")
 OWN_TABLES = ("model_versions", "attestations", "eval_reports", "transitions", "deployments")
 
 

@@ -30,6 +30,7 @@ def documents(judged: tuple[Recipe, Evidence], version: int, links: Sequence[Lin
         tenant=recipe.tenant, name=recipe.name, version=version, description=recipe.description,
         base_name=base_name(recipe.base_model.uri), licence=recipe.dataset.licence, method=recipe.finetune.method,
         finetune=identity(recipe.finetune),
+        exported=adapter.manifest.config["format"] if adapter.ref.kind == "exported_model" else "",
     )  # fmt: skip
     curated = store.fetch(by_role(adapter, "curated").ref)
     facts: dict[str, Any] = {"curated": curated, "completion": _completion(store, adapter)}

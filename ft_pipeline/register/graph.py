@@ -11,7 +11,7 @@ WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 236, 84, 24, 44, 16
 DETOUR = 26
 """How far to the left a line swings for each row that it passes."""
 COLOURS = {
-    "registered_model": "#e7f0ff", "adapter": "#e8f5ec", "checkpoints": "#e8f5ec", "eval_report": "#fff4e0", "recertification": "#fff4e0",
+    "registered_model": "#e7f0ff", "adapter": "#e8f5ec", "exported_model": "#e8f5ec", "checkpoints": "#e8f5ec", "eval_report": "#fff4e0", "recertification": "#fff4e0",
     "override": "#fde8e6", "base_model": "#f0ecfa", "raw_dataset": "#eef1f4", "curated_dataset": "#eef1f4",
 }  # fmt: skip
 STYLE = (

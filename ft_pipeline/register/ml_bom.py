@@ -18,6 +18,7 @@ from ft_pipeline.store.artifacts import Artifact
 TYPES = {
     "base_model": "machine-learning-model",
     "adapter": "machine-learning-model",
+    "exported_model": "machine-learning-model",
     "checkpoints": "machine-learning-model",
 }
 DATA = ("raw_dataset", "curated_dataset", "packed_shards", "eval_suite", "benchmark_mirror")

@@ -30,6 +30,21 @@ class Subject:
     method: str
     finetune: Mapping[str, Any]
     """The recipe's section, resolved."""
+    exported: str = ""
+    """Format, where the model is an export of what the recipe made."""
+
+    @property
+    def what(self) -> str:
+        """`LoRA adapter`, `fully fine-tuned model`, `w8a8 export of a LoRA adapter`."""
+        trained = "LoRA adapter" if self.finetune.get("lora") else "fully fine-tuned model"
+        return f"{self.exported} export of a {trained}" if self.exported else trained
+
+    @property
+    def relation(self) -> str:
+        """To the base model, in the words of the Hub."""
+        if self.exported:
+            return "merge" if self.exported == "merged" else "quantized"
+        return "adapter" if self.finetune.get("lora") else "finetune"
 
     @property
     def model(self) -> str:
@@ -78,8 +93,8 @@ def _front_matter(subject: Subject, evidence: Evidence, curated: Artifact) -> An
     return ModelCardData(
         model_name=subject.model,
         base_model=subject.base_name,
-        base_model_relation="adapter" if subject.finetune.get("lora") else "finetune",
-        library_name="peft" if subject.finetune.get("lora") else "transformers",
+        base_model_relation=subject.relation,
+        library_name="peft" if subject.relation == "adapter" else "transformers",
         pipeline_tag="text-generation",
         license="other" if subject.licence == "unknown" else subject.licence,
         tags=["ft-pipeline", subject.method],
@@ -119,14 +134,13 @@ def card_page(
     """The card as one HTML page, its pictures inside. `plots`: title -> SVG."""
     lora = subject.finetune.get("lora") or {}
     trained = {k: v for k, v in subject.finetune.items() if k != "lora" and v is not None}
-    what = "LoRA adapter" if lora else "fully fine-tuned model"
     gates = [list(_gate_row(g).values()) for g in evidence.gates]
     said = evidence.override.told if evidence.override and not evidence.passed else ""
     return document(
         subject.model,
         paragraph(subject.description or "No description is given in the recipe."),
         paragraph(
-            f"A {what} for the base model {subject.base_name}, trained with {subject.method}. The verdict of its gates is "
+            f"A {subject.what} for the base model {subject.base_name}, trained with {subject.method}. The verdict of its gates is "
             f"{evidence.verdict} under the policy {evidence.policy}."
         ),
         *([paragraph(f"Overruled by a person: {said}")] if said else []),

@@ -72,7 +72,8 @@ def affected_by(rows: Sequence[str], *, store: Store, catalog: Catalog) -> Affec
     shards = [m for m in manifests.values() if m.kind == "packed_shards" and _trained_on(store, m, keys, kept=kept)]
     levels = _descendants(manifests, [m.digest for m in shards])
     adapters = sorted(
-        (manifests[d] for d in levels if manifests[d].kind in ("adapter", "exported_model")), key=lambda m: (levels[m.digest], m.digest)
+        (manifests[d] for d in levels if manifests[d].kind in ("adapter", "exported_model")),
+        key=lambda m: (levels[m.digest], m.digest),
     )
     digests = {m.digest for m in adapters}
     versions = [v for v in catalog.models() if v.adapter_digest in digests]

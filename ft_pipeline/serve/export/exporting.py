@@ -12,8 +12,9 @@ from ft_pipeline.errors import IntegrityError, UserError
 from ft_pipeline.gate.artifact import EvalReport, evaluation_of, read_report
 from ft_pipeline.recipe import Recipe, recipe_sha256
 from ft_pipeline.register.artifact import Registered, register_export
+from ft_pipeline.serve.artifact import adapters_of_exports
 from ft_pipeline.serve.deploy import verified
-from ft_pipeline.serve.export.formats import MERGED, UNQUANTISED, Export, export_of, exported_spec
+from ft_pipeline.serve.export.formats import MERGED, UNQUANTISED, Export, export_of, exported_spec, require_fit
 from ft_pipeline.serve.export.policy import policy_for, policy_json, read_policy
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, Store
@@ -106,6 +107,7 @@ def _unquantised(version: ModelVersion, registered: Registered, wanted: Export, 
 
 
 def _quantised(version: ModelVersion, whole: Artifact, wanted: Export, *, shop: Workshop, base: Ref) -> Artifact:
+    require_fit(wanted, json.loads(whole.file("config.json").read_bytes()))
     parents = {UNQUANTISED: whole.ref, "base": base}
     if wanted.calibration_windows:
         parents["shards"] = _ancestor(shop.store, whole.manifest, "shards")
@@ -166,14 +168,10 @@ def _ancestor(store: Store, manifest: Manifest, role: str) -> Ref:
 def reports_of(line: str, catalog: Catalog, store: Store) -> list[tuple[Manifest, Artifact]]:
     """Every export made of a model line's versions, with the newest report on each: what the advice joins with its table."""
     models = {v.adapter_digest for v in catalog.models(line.partition("/")[0]) if v.line == line}
-    found = []
-    for manifest in store.all("exported_model"):
-        source = manifest.parents.get("adapter") or manifest.parents[UNQUANTISED]
-        whole = store.recorded(source) if source.kind == "exported_model" else None
-        if {source.digest, *(r.digest for r in (whole.parents.values() if whole else ()))} & models:
-            reports = [ref for ref in catalog.children(manifest.digest) if ref.kind == "eval_report"]
-            joined = [r for r in reports if FIDELITY in store.recorded(r).files]
-            if joined:
-                newest = max(joined, key=lambda r: store.recorded(r).created_at)
-                found.append((manifest, store.fetch(newest)))
+    made_of, found = adapters_of_exports(store), []
+    for manifest in (m for m in store.all("exported_model") if made_of[m.digest] in models):
+        reports = [store.recorded(ref) for ref in catalog.children(manifest.digest) if ref.kind == "eval_report"]
+        joined = [r for r in reports if FIDELITY in r.files]
+        if joined:
+            found.append((manifest, store.fetch(max(joined, key=lambda r: r.created_at).ref)))
     return found

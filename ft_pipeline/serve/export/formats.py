@@ -117,6 +117,22 @@ def _refuse_choices(name: str, **chosen: Any) -> None:
         )
 
 
+def require_fit(export: Export, config: Mapping[str, Any]) -> None:
+    """Raises UserError for a model (its config.json) whose layers are not a multiple of the group: told before anything is started.
+
+    Layers of other widths are looked at in the child (quantise.py).
+    """
+    for name in ("hidden_size", "intermediate_size"):
+        width = config.get(name) or 0
+        if export.group and width % export.group:
+            divisor = next(size for size in (64, 32, 16, 8, 4, 2, 1) if width % size == 0)
+            raise UserError(
+                f"{export.format} takes groups of {export.group}, and the model's {name} is {width}",
+                why="Every group of weights has a scale of its own.",
+                cure=f"--group {divisor}" if export.scheme in WITH_GROUPS else "choose another --format",
+            )
+
+
 def exported_spec(export: Export, parents: Mapping[str, Ref]) -> Spec:
     """What an exported model is made of. `parents`: adapter and base; or unquantised, base and, where it calibrates, shards."""
     config = {name: value for name, value in asdict(export).items() if value}
