@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import secrets
@@ -27,15 +28,17 @@ from pathlib import Path
 
 import httpx
 
-from ft_pipeline import settings
+from ft_pipeline import recipe, settings
 from ft_pipeline.store.platform.keys import NewKey
 from ft_pipeline.store.platform.open import Records, open_records
 from ft_pipeline.store.platform.rows import Limits
 from ft_pipeline.web.keys import digest_of, new_key, open_pepper
+from ft_pipeline_tests import road
 from ft_pipeline_tests.jobs.stub import new_job
 from ft_pipeline_tests.load_figures import between, free_lags, row
 
 TENANT_LIMIT = 10
+RECIPE = json.dumps(recipe.identity(recipe.parse(road.document(), origin="load")))
 READERS = 4
 
 
@@ -153,7 +156,7 @@ def _fill(records: Records, jobs: int, tenants: int) -> list[str]:
     owners = big + [names[1 + n % (tenants - 1)] for n in range(jobs - len(big))]
     random.Random(1).shuffle(owners)
     for name in owners:
-        records.submit(new_job(name, id=f"ftjob-{secrets.token_hex(12)}"), admit=lambda _counts: None)
+        records.submit(new_job(name, id=f"ftjob-{secrets.token_hex(12)}", recipe=RECIPE), admit=lambda _counts: None)
     return names
 
 

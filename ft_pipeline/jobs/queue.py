@@ -73,7 +73,7 @@ def decide(view: QueueView, rules: Rules, *, now: datetime) -> Decision:
             if len(go) < free:
                 go.append(job.id)
             else:
-                waits[job.id] = f"a free place: {rules.places} jobs run at once, {ahead} go before it"
+                waits[job.id] = f"a free place: {len(view.running)} jobs run, {ahead} go before it"
                 ahead += 1
             taken[job.line] = job.id
             tenant.running += 1

@@ -31,6 +31,7 @@ from ft_pipeline.web.job_views import (
 )
 from ft_pipeline.web.platform import Caller, Platform
 from ft_pipeline.web.refusals import Absent, Refusal
+from ft_pipeline.web.waits import Waits
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 After = Annotated[str | None, Query(max_length=128, description="Id of the last item of the page before.")]
@@ -73,10 +74,12 @@ def router(platform: Platform) -> APIRouter:
 
 
 def _add_jobs(routes: APIRouter, platform: Platform) -> None:
+    waits = Waits(platform)
+
     @routes.post("")
     def create(body: JobBody, caller: Submitter, idempotency_key: Key = None) -> FineTuningJob:
         job, _is_new = job_intake.submit(platform, caller, body, key=checked_key(idempotency_key))
-        return job_view(job)
+        return job_view(job, waits.of(job))
 
     @routes.post("/plan")
     def plan(body: JobBody, caller: Submitter) -> JobPlan:
@@ -87,11 +90,12 @@ def _add_jobs(routes: APIRouter, platform: Platform) -> None:
         if after is not None:
             own_job(platform, caller, after)
         found = platform.records.find_jobs(tenant=caller.tenant, after=after, limit=limit + 1)
-        return page([job_view(job) for job in found], limit=limit)
+        return page([job_view(job, waits.of(job)) for job in found], limit=limit)
 
     @routes.get("/{job_id}")
     def retrieve(job_id: str, caller: Reader) -> FineTuningJob:
-        return job_view(own_job(platform, caller, job_id))
+        job = own_job(platform, caller, job_id)
+        return job_view(job, waits.of(job))
 
 
 def _add_wishes(routes: APIRouter, platform: Platform) -> None:

@@ -64,6 +64,8 @@ class JobPlatform(BaseModel):
     estimate: dict[str, Any]
     base_revision: str | None
     queued_at: int
+    waiting_for: str | None
+    """What a queued job waits for, in words: a free place, its tenant's limit or budget, another job of its line."""
     started_at: int | None
     step: int | None
     planned_steps: int | None
@@ -140,7 +142,7 @@ class Checkpoint(BaseModel):
     platform: CheckpointPlatform
 
 
-def job_view(job: TrainingJob) -> FineTuningJob:
+def job_view(job: TrainingJob, waiting_for: str | None = None) -> FineTuningJob:
     """The object of a row."""
     recipe = json.loads(job.recipe)
     knobs = _knobs(job, recipe)
@@ -150,7 +152,7 @@ def job_view(job: TrainingJob) -> FineTuningJob:
         organization_id=job.tenant, seed=recipe["finetune"]["seed"], status=STATUS[job.status], trained_tokens=job.trained_tokens,
         training_file=job.training_file, validation_file=job.validation_file,
         estimated_finish=unix_or_none(job.expected_end) if job.is_live else None, metadata=job.request.get("metadata"),
-        method=_method(job, knobs), platform=_platform(job, recipe),
+        method=_method(job, knobs), platform=_platform(job, recipe, waiting_for),
     )  # fmt: skip
 
 
@@ -180,11 +182,11 @@ def page(items: Sequence[Any], *, limit: int) -> Page[Any]:
     return Page(data=shown, has_more=len(items) > limit, **ends)
 
 
-def _platform(job: TrainingJob, recipe: dict[str, Any]) -> JobPlatform:
+def _platform(job: TrainingJob, recipe: dict[str, Any], waiting_for: str | None) -> JobPlatform:
     return JobPlatform(
         status=job.status, wish=job.wish, line=job.line, attempt=job.attempt, run_id=job.run_id, recipe_sha256=job.recipe_sha256,
         recipe=recipe, placement=dict(job.placement), estimate=dict(job.estimate), base_revision=job.base_revision,
-        queued_at=unix(job.queued_at), started_at=unix_or_none(job.started_at), step=job.step, planned_steps=job.planned_steps,
+        queued_at=unix(job.queued_at), waiting_for=waiting_for, started_at=unix_or_none(job.started_at), step=job.step, planned_steps=job.planned_steps,
         loss=job.loss, tokens_per_second=job.tokens_per_second, checkpoint=job.checkpoint,
         promotion=dict(job.promotion) if job.promotion else None,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from ft_pipeline.errors import StorageError
 from ft_pipeline.jobs.listener import EVERY_SECONDS, MOST_POINTS, PATIENCE_SECONDS, JobListener, NotWanted
 from ft_pipeline.store.platform.open import Records, open_records
-from ft_pipeline.workers.messages import Message, log, progress, tell_state
+from ft_pipeline.workers.messages import log, progress, tell_state
 from ft_pipeline_tests.jobs.stub import submit
 
 

@@ -156,5 +156,5 @@ def test_each_is_told_what_it_waits_for() -> None:
         "three": "its tenant's limit: no job may run (concurrent_jobs is 0)",
         "four": "its budget: 100 of 100 USD are used this month",
         "six": "five to end: one job at a time trains lines/x",
-        "seven": "a free place: 3 jobs run at once, 0 go before it",
+        "seven": "a free place: 2 jobs run, 0 go before it",
     }
