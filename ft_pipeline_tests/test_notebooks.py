@@ -49,6 +49,24 @@ def test_from_row_to_answer_runs_without_a_demo(home, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_which_rows_made_this_answer_follows_it_over_http(home, tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    book = nbformat.read(PROJECT / "notebooks" / "which-rows-made-this-answer.ipynb", as_version=4)
+    for cell in _code(book):
+        cell.outputs, cell.execution_count = [], None
+    NotebookClient(book, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "\n".join(_text(output) for cell in _code(book) for output in cell.outputs)
+    for promised in (
+        "tokens equal", "system_fingerprint", "'version': 'acme/letters@1'", "holds; adapter", "rows were trained on; the nearest six",
+        "letters.jsonl line", "near_duplicate", "deployed in local-",
+    ):  # fmt: skip
+        assert promised in said, promised
+    assert not home.home.exists(), "its data lives in a folder of its own"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_why_was_this_row_dropped_makes_its_own_data(home, tmp_path: Path) -> None:
     from nbclient import NotebookClient

@@ -44,6 +44,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("losses.jsonl", "completion.json"),
 }
 """Kind -> the files of it that go in: what says how it was made and judged, no rows and no weights."""
+CARDS = (("Model card", CARD_PAGE), ("Model card as Markdown", CARD))
 WEIGHTS = ("adapter", "base_model", "exported_model")
 OWN_TABLES = ("model_versions", "attestations", "eval_reports", "transitions", "deployments")
 
@@ -204,7 +205,7 @@ def _page(
             version=version, manifests=manifests, root=version.registered_digest or "", made_at=made_at, not_included=left_out,
             verdicts=_json(store, report, VERDICTS), statistics=_json(store, statistics, STATISTICS),
             pages=[
-                *(("Model card", name) for name in (CARD_PAGE, CARD) if name in manifests[version.registered_digest or ""].files),
+                *((title, name) for title, name in CARDS if name in manifests[version.registered_digest or ""].files),
                 *((f"Gate report {m.digest[:12]}", f"files/{m.kind}-{m.digest}/{REPORT}") for m in judged if REPORT in m.files),
             ],
             moves=catalog.history(version.line),

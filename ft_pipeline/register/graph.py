@@ -9,7 +9,11 @@ from ft_pipeline.store.manifest import Manifest
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 236, 84, 24, 44, 16
 DETOUR = 26
-"""How far to the left a line swings for each row that it passes."""
+"""How far to the side a line swings for each row that it passes."""
+CLEAR = 10
+"""Between a line and the boxes that it passes."""
+REACH = 0.4
+"""Share of the way to its control points that a curve has gone when it passes the row above its end."""
 COLOURS = {
     "registered_model": "#e7f0ff", "adapter": "#e8f5ec", "exported_model": "#e8f5ec", "checkpoints": "#e8f5ec", "eval_report": "#fff4e0", "recertification": "#fff4e0",
     "override": "#fde8e6", "base_model": "#f0ecfa", "raw_dataset": "#eef1f4", "curated_dataset": "#eef1f4",
@@ -24,15 +28,17 @@ def lineage_svg(manifests: Mapping[str, Manifest], root: str) -> str:
     """The graph of artifacts by digest, `root` at the top. Equal manifests give equal text."""
     rows = _rows(manifests, root)
     side = DETOUR * len(rows) + MARGIN
-    width = side + MARGIN + max(len(row) for row in rows) * (WIDTH + GAP_X) - GAP_X
+    width = 2 * side + max(len(row) for row in rows) * (WIDTH + GAP_X) - GAP_X
     height = 2 * MARGIN + len(rows) * (HEIGHT + GAP_Y) - GAP_Y
     place = {}
     for depth, row in enumerate(rows):
-        left = side + (width - side - MARGIN - len(row) * (WIDTH + GAP_X) + GAP_X) / 2
+        left = (width - len(row) * (WIDTH + GAP_X) + GAP_X) / 2
         for at, digest in enumerate(row):
             place[digest] = (left + at * (WIDTH + GAP_X), MARGIN + depth * (HEIGHT + GAP_Y))
     lines = "".join(
-        _line(place[digest], place[parent.digest], role)
+        _line(
+            place[digest], place[parent.digest], role, between=_between(place, digest, parent.digest), middle=width / 2
+        )
         for digest in place
         for role, parent in sorted(manifests[digest].parents.items())
         if parent.digest in place
@@ -59,17 +65,30 @@ def _rows(manifests: Mapping[str, Manifest], root: str) -> list[list[str]]:
     return rows
 
 
-def _line(child: tuple[float, float], parent: tuple[float, float], role: str) -> str:
-    """From below the child to the top of the parent; round the left side when rows lie between."""
+def _between(place: Mapping[str, tuple[float, float]], child: str, parent: str) -> list[float]:
+    """Left edges of the boxes in the rows from the child's to the parent's, theirs included."""
+    top, bottom = place[child][1], place[parent][1]
+    return [x for x, y in place.values() if top <= y <= bottom]
+
+
+def _line(
+    child: tuple[float, float], parent: tuple[float, float], role: str, *, between: list[float], middle: float
+) -> str:
+    """From below the child to the top of the parent; round the side on which the parent stands when rows lie between."""
     rows = round((parent[1] - child[1]) / (HEIGHT + GAP_Y))
     if rows == 1:
         x1, y1, x2, y2 = child[0] + WIDTH / 2, child[1] + HEIGHT, parent[0] + WIDTH / 2, parent[1]
         bend = (y1 + y2) / 2
         curve = f"M{x1:.0f} {y1:.0f}C{x1:.0f} {bend:.0f} {x2:.0f} {bend:.0f} {x2:.0f} {y2:.0f}"
     else:
-        x1, y1, x2, y2 = child[0], child[1] + HEIGHT / 2, parent[0], parent[1] + HEIGHT / 2
-        left = min(x1, x2) - DETOUR * rows
-        curve = f"M{x1:.0f} {y1:.0f}C{left:.0f} {y1:.0f} {left:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+        y1, y2 = child[1] + HEIGHT / 2, parent[1] + HEIGHT / 2
+        right = parent[0] + WIDTH / 2 > middle + 1
+        x1, x2 = (child[0] + WIDTH, parent[0] + WIDTH) if right else (child[0], parent[0])
+        swing, near = DETOUR * rows, (min(x1, x2) if right else max(x1, x2))
+        edge = max(between) + WIDTH + CLEAR if right else min(between) - CLEAR
+        far = near + (edge - near) / REACH
+        far = max(far, max(x1, x2) + swing) if right else min(far, min(x1, x2) - swing)
+        curve = f"M{x1:.0f} {y1:.0f}C{far:.0f} {y1:.0f} {far:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
     return f'<path d="{curve}"><title>{escape(role)}</title></path>'
 
 
