@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -34,7 +35,8 @@ SHAPES = {
     "mlp.down_proj": (HIDDEN, INNER),
 }  # fmt: skip
 """Module -> (out, in) of bench_serve.wide_base."""
-START_SECONDS = 400
+START_SECONDS = 900
+"""70 s on an idle machine, 200 at a load of 10, more than 400 at 20."""
 LOCAL = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "2"}
 """1 GiB of keys and values; threads are not bound to cores that others use."""
 
@@ -132,6 +134,12 @@ def new_pool(root: Path, base: Artifact | None = None) -> Pool:
     return Pool(home, store, catalog, found)
 
 
+def _end_with_parent() -> None:
+    """In the child: a test run that is killed leaves no server behind."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
 class Replica:
     """A real vLLM server over a pool."""
 
@@ -158,7 +166,12 @@ class Replica:
         ]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *words], env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                [sys.executable, *words],
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         until = time.monotonic() + START_SECONDS
         while not self._answers():

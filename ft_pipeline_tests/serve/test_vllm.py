@@ -15,7 +15,7 @@ from ft_pipeline.store.catalog import ModelVersion
 from ft_pipeline_tests import lines, road
 from ft_pipeline_tests.serve import pool
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 TOKENS, PROMPTS = 24, 4
 SLOTS = {"FT_VLLM_SLOTS": "2", "FT_VLLM_ADAPTERS": "3", "FT_VLLM_RANK": "16"}
 
