@@ -12,7 +12,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # uv does not read pip's settings: hand it the folder of local wheels that pip is configured with, if there is one.
 FIND_LINKS = $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^[^=]*find-links='\([^']*\)'.*/--find-links \1/p" | head -1)
 
-.PHONY: help setup setup-export test-export lock-export demo dev test check test-cluster test-vllm bench bench-scale fmt lint lock lock-vllm clean
+.PHONY: help setup setup-export test-export lock-export demo dev test check test-cluster test-vllm bench bench-scale load fmt lint lock lock-vllm clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -77,6 +77,9 @@ bench: setup     ## Measured ratios against named baselines; see BENCHMARKS.md.
 
 bench-scale: setup ## The data rooms on a million rows: ten minutes, 4 GB of disk.
 	@for race in dedupe contamination pack half; do $(BIN)/python -m ft_pipeline_tests.bench_scale $$race || exit 1; done
+
+load: setup      ## 1,000 queued jobs of 50 tenants on SQLite and PostgreSQL, with kill -9 in the middle: four minutes.
+	@for database in sqlite postgresql; do $(BIN)/python -m ft_pipeline_tests.load_platform $$database || exit 1; done
 
 fmt: setup       ## Format and fix what can be fixed.
 	$(BIN)/ruff format ft_pipeline ft_pipeline_tests

@@ -67,13 +67,18 @@ class Daemon:
 
 
 @contextmanager
-def running(home: Path, monkey: Callable[[str, str], None]) -> Iterator[Daemon]:
+def running(home: Path, monkey: Callable[[str, str], None], workspace: Path | None = None) -> Iterator[Daemon]:
     """The daemon over a finished home, stopped at the end with everything that it started."""
     for name, value in (road.environment(home) | FAST).items():
         monkey(name, value)
     where = settings.load()
     environment = {**road.environment(home, **FAST), "DAGSTER_HOME": str(launch.prepare_home(where))}
-    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(launch.workspace_yaml())]
+    command = [
+        str(Path(sys.executable).with_name("dagster-daemon")),
+        "run",
+        "-w",
+        str(workspace or launch.workspace_yaml()),
+    ]
     with (home / "daemon.log").open("w") as log:
         process = subprocess.Popen(
             command, env=environment, cwd=home, start_new_session=True, stdout=log, stderr=subprocess.STDOUT

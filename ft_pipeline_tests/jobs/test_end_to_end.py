@@ -16,6 +16,7 @@ from ft_pipeline.cli import launch
 from ft_pipeline.store.platform.open import Records
 from ft_pipeline.store.platform.rows import JobStatus, TrainingJob
 from ft_pipeline_tests import bump_end_to_end, road
+from ft_pipeline_tests.jobs import one_process
 from ft_pipeline_tests.jobs.stub import submit
 
 EPOCHS = 40
@@ -86,7 +87,10 @@ def _words(process: Path) -> list[str]:
 def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     home = tmp_path / "home"
     road.build(home)
-    with bump_end_to_end.running(home, monkeypatch.setenv) as daemon:
+    workspace = tmp_path / "workspace.yaml"
+    module = {"module_name": one_process.__name__, "location_name": "ft_pipeline"}
+    workspace.write_text(json.dumps({"load_from": [{"python_module": module}]}))
+    with bump_end_to_end.running(home, monkeypatch.setenv, workspace) as daemon:
         yield Platform(daemon)
 
 
@@ -132,7 +136,7 @@ def digest(house: resources.House) -> str:
 def uninterrupted(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The adapter of the same recipe, trained at one go in a home of its own."""
     road.build(home)
-    for name, value in {**road.environment(home), "FT_THREADS": "1"}.items():
+    for name, value in {**road.environment(home), "FT_THREADS": "1", "FT_MLFLOW": "off"}.items():
         monkeypatch.setenv(name, value)
     house = resources.open_house()
     found = recipe.parse(road.document(finetune__epochs=EPOCHS), origin="test")
