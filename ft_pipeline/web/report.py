@@ -89,7 +89,7 @@ class Report:
         reason = str(found.reason)
         self.reasons[reason] += 1
         if len(self.examples[reason]) < EXAMPLES:
-            told = {"line": line, "path": _harmless(found.path), "value": _harmless(found.value)}
+            told = {"line": line, "path": harmless(found.path), "value": harmless(found.value)}
             self.examples[reason].append(told)
 
     def _measure(self, content: Mapping[str, Any], count: Count | None) -> None:
@@ -183,6 +183,11 @@ def refusal_in(report: Mapping[str, Any]) -> str | None:
     ]
 
 
+def harmless(text: str) -> str:
+    """Quoted from a hostile row: without NUL and lone surrogates, which neither JSON answers nor PostgreSQL take."""
+    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()
+
+
 def _rows(block: Block) -> Iterator[RawRow]:
     try:
         yield from rows_of_block(block)
@@ -238,11 +243,6 @@ def _size(block: Block) -> int:
 
 def _share(part: int, whole: int) -> float:
     return round(part / whole, 4) if whole else 0.0
-
-
-def _harmless(text: str) -> str:
-    """Quoted from a hostile row: without NUL and lone surrogates, which neither JSON answers nor PostgreSQL take."""
-    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()
 
 
 def counter_at(tokenizer: Path) -> Count:

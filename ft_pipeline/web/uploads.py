@@ -88,7 +88,7 @@ def _add_frame(routes: APIRouter, platform: Platform) -> None:
         limits = platform.records.tenant(caller.tenant).limits
         new = NewUpload(
             id=new_id("upload_"), tenant=caller.tenant, filename=label_of(body.filename), purpose=checked_purpose(body.purpose),
-            mime_type=label_of(body.mime_type), bytes=body.bytes, expires_at=in_seconds(LIVES_SECONDS),
+            mime_type=re.sub("[^ -~]", "", body.mime_type), bytes=body.bytes, expires_at=in_seconds(LIVES_SECONDS),
             file_expires_seconds=body.expires_after.seconds if body.expires_after else None,
         )  # fmt: skip
         room = lambda stored: check_room(limits, body.bytes, stored)  # noqa: E731

@@ -29,7 +29,7 @@ from ft_pipeline.store.platform.files import FileRow
 from ft_pipeline.web.arrivals import sweep
 from ft_pipeline.web.intake import missing_bytes
 from ft_pipeline.web.platform import Platform
-from ft_pipeline.web.report import refusal_in, report_of
+from ft_pipeline.web.report import harmless, refusal_in, report_of
 
 AT_ONCE_BYTES = 4 << 20
 """A plain file of so much is validated while its sender waits: about half a second."""
@@ -89,7 +89,7 @@ class Validator:
             try:
                 report = self.report(file, in_child=in_child)
             except FtError as error:
-                return records.validated(file.id, "error", report=None, details=str(error)[:1000])
+                return records.validated(file.id, "error", report=None, details=harmless(str(error))[:1000])
             refused = refusal_in(report)
             status = "error" if refused else "processed"
             return records.validated(file.id, status, report=report, details=refused)

@@ -202,6 +202,26 @@ def test_bytes_stay_while_a_file_or_a_job_uses_them(as_tenant, platform):
     assert left == hashlib.sha256(shared).hexdigest()
 
 
+def test_collecting_while_files_come_and_go_takes_nothing_that_is_used(as_tenant, platform):
+    acme, blobs, stop = as_tenant(), Blobs(platform.store), threading.Event()
+
+    def collect() -> None:
+        while not stop.is_set():
+            collect_blobs(platform.records, platform.records, blobs)
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    try:
+        for count in [11, 12] * 8:
+            content = rows.chats(count)
+            made = acme.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": content}).json()
+            assert acme.get(f"/v1/files/{made['id']}/content").content == content
+            acme.delete(f"/v1/files/{made['id']}")
+    finally:
+        stop.set()
+        collector.join()
+
+
 SERVER = """
 import sys, uvicorn
 from ft_pipeline import settings
