@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -179,25 +180,26 @@ def test_an_upload_ends_after_a_day_and_its_parts_go(as_tenant, platform):
 
 def test_bytes_stay_while_a_file_or_a_job_uses_them(as_tenant, platform):
     acme, other, blobs = as_tenant("acme"), as_tenant("other"), Blobs(platform.store)
-    own, shared, waiting = (rows.chats(count) for count in (11, 12, 13))
+    own, shared, waiting, mixed = (rows.chats(count) for count in (11, 12, 13, 14))
     ids = [
         acme.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": content}).json()["id"]
-        for content in (own, shared, waiting)
+        for content in (own, shared, waiting, mixed)
     ]
     other.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": shared})
     new = NewJob(
-        id="ftjob-" + "a" * 24, tenant="acme", line="acme/x", tier=10, recipe="{}", recipe_sha256="0" * 64, request={},
+        id="ftjob-" + "a" * 24, tenant="acme", line="acme/x", tier=10,
+        recipe=json.dumps({"mix": [{"uri": f"blob://{hashlib.sha256(mixed).hexdigest()}"}]}), recipe_sha256="0" * 64, request={},
         placement={}, estimate={}, base_model="b", training_file=ids[2], created_by="k",
     )  # fmt: skip
     platform.records.submit(new, admit=lambda _counts: None)
     for file_id in ids:
         acme.delete(f"/v1/files/{file_id}")
     assert collect_blobs(platform.records, platform.records, blobs, dry_run=True).blobs == 1
-    assert len(list(blobs.all())) == 3
+    assert len(list(blobs.all())) == 4
     found = collect_blobs(platform.records, platform.records, blobs)
-    assert (found.blobs, found.bytes, found.kept) == (1, len(own), 2)
+    assert (found.blobs, found.bytes, found.kept) == (1, len(own), 3)
     platform.records.wish(new.id, "cancel")
-    assert collect_blobs(platform.records, platform.records, blobs).blobs == 1
+    assert collect_blobs(platform.records, platform.records, blobs).blobs == 2
     [left] = blobs.all()
     assert left == hashlib.sha256(shared).hexdigest()
 

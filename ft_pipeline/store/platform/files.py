@@ -152,7 +152,9 @@ def is_used(db: sa.Connection, sha256: str) -> bool:
     if db.execute(of_blob.where(*_alive()).limit(1)).first():
         return True
     going_on = jobs.c.status.not_in(ENDED)
-    named = sa.or_(jobs.c.training_file.in_(of_blob), jobs.c.validation_file.in_(of_blob))
+    # a recipe may name further files: in its mix, its suites, its word lists
+    in_recipe = jobs.c.recipe.contains(f"{SCHEME}{sha256}", autoescape=True)
+    named = sa.or_(jobs.c.training_file.in_(of_blob), jobs.c.validation_file.in_(of_blob), in_recipe)
     return db.execute(sa.select(jobs.c.id).where(going_on, named).limit(1)).first() is not None
 
 
