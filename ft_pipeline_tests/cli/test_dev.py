@@ -81,7 +81,7 @@ def test_the_ui_loads_every_asset_and_ctrl_c_ends_everything(home, port, api_por
         (location,) = loaded["workspaceOrError"]["locationEntries"]
         assert location["name"] == "ft_pipeline"
         assert location["locationOrLoadError"]["__typename"] == "RepositoryLocation"
-        assert len(loaded["assetNodes"]) == 12
+        assert len(loaded["assetNodes"]) == 13
         with urllib.request.urlopen(f"http://127.0.0.1:{api_port}/health", timeout=60) as answer:
             assert json.load(answer)["status"] == "ok"
         assert all(node["description"] and node["kinds"] and node["groupName"] for node in loaded["assetNodes"])
