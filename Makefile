@@ -71,6 +71,9 @@ $(VLLM)/.installed: requirements-vllm.lock requirements-vllm-overrides.txt pypro
 test-vllm: $(VLLM)/.installed ## A real vLLM server on this CPU, in an environment of its own (.venv-vllm): about seven minutes.
 	$(VLLM)/bin/python -m pytest -p no:xdist -m vllm ft_pipeline_tests/serve/test_vllm*.py
 
+test-node: setup ## OpenAI's client for Node through the whole road: needs node and npm; not in CI.
+	$(BIN)/python -m ft_pipeline_tests.web.node.run
+
 bench: setup     ## Measured ratios against named baselines; see BENCHMARKS.md.
 	$(BIN)/python -m pytest ft_pipeline_tests/bench.py ft_pipeline_tests/bench_models.py ft_pipeline_tests/bench_training.py \
 	  -p ft_pipeline_tests.bench_board -p no:xdist --benchmark-only --benchmark-columns=min,median,rounds
