@@ -10,7 +10,7 @@ from datetime import datetime
 from ft_pipeline.store.platform.rows import Interval
 
 
-def free_lags(intervals: Sequence[Interval], places: int, tenant_limit: int) -> tuple[list[float], int]:
+def free_lags(intervals: Sequence[Interval], places: int, tenant_limit: int, *, start: str) -> tuple[list[float], int]:
     """Of each launch: seconds since the platform had a free place, its tenant was below its limit and it was queued, whichever came last."""
     moments = []
     for i in intervals:
@@ -20,7 +20,7 @@ def free_lags(intervals: Sequence[Interval], places: int, tenant_limit: int) -> 
     before = {(i.job_id, i.ended_at): i.started_at for i in intervals if i.state == "queued"}
     live, most = 0, 0
     running: Counter[str] = Counter()
-    free_since, tenant_since = "", dict[str, str]()
+    free_since, tenant_since = start, dict[str, str]()
     lags = []
     for moment, change, tenant in sorted(moments):
         if change == 1:

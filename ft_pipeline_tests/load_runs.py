@@ -69,6 +69,9 @@ def dispatch(folder: Path, places: int) -> None:
     """The dispatcher process."""
     records = open_records(settings.load())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    (folder / "ready").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.05)
     while True:
         began = time.monotonic()
         done = tick(records, ShellRuns(folder), Rules(places=places), clock=lambda: datetime.now(UTC))

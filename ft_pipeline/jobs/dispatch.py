@@ -7,7 +7,7 @@ its steps, the next look goes on from what is written down; nothing is remembere
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -122,11 +122,12 @@ def _follow(look: _Look, job: TrainingJob, state: RunState | None) -> None:
     if state is None:
         _without_run(look, job)
         return
+    if state.phase == "ended":
+        _end(look, replace(job, run_id=state.run_id), look.launcher.ending(state))
+        return
     if job.run_id is None:
         look.records.set_run(job.id, attempt=job.attempt, run_id=state.run_id)
-    if state.phase == "ended":
-        _end(look, job, look.launcher.ending(state))
-    elif job.wish is not None and state.phase != "stopping":
+    if job.wish is not None and state.phase != "stopping":
         look.launcher.stop(state)
         look.done.stopped.append(job.id)
 
@@ -183,6 +184,7 @@ def _again(look: _Look, job: TrainingJob, ending: Ending | None) -> None:
 
 
 def _move(look: _Look, job: TrainingJob, to: JobStatus, *, message: str, level: str = "info", **fields: Any) -> None:
+    fields["run_id"] = job.run_id
     moved = look.records.move(job.id, to, only_from=LIVE, attempt=job.attempt, message=message, level=level, **fields)
     if moved is not None:
         look.done.ended.append(f"{job.id} {to}")
