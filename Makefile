@@ -12,7 +12,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # uv does not read pip's settings: hand it the folder of local wheels that pip is configured with, if there is one.
 FIND_LINKS = $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^[^=]*find-links='\([^']*\)'.*/--find-links \1/p" | head -1)
 
-.PHONY: help setup setup-export test-export lock-export demo dev test check test-cluster test-vllm bench bench-scale load fmt lint lock lock-vllm clean
+.PHONY: help setup setup-export test-export lock-export demo dev test check test-cluster test-node test-vllm bench bench-scale load fmt lint lock lock-vllm clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
