@@ -13,7 +13,7 @@ from ft_pipeline import lineage, resources
 from ft_pipeline.cli.completion import MODEL
 from ft_pipeline.cli.show import console, json_option, progress_bars, table
 from ft_pipeline.errors import IntegrityError, NotFoundError
-from ft_pipeline.register.artifact import verify_seals
+from ft_pipeline.register.artifact import KIND, verify_seals
 from ft_pipeline.resources import House
 from ft_pipeline.store.manifest import Ref
 from ft_pipeline.workers.messages import ignore
@@ -106,13 +106,17 @@ def ref_of(house: House, name: str) -> Ref:
             f"{name} was never attested", cure=f"run its recipe again, or trace {name.partition('@')[0]}#adapter"
         )
     try:
-        return house.catalog.ref(model.registered_digest)
+        found = house.catalog.ref(model.registered_digest)
+        if found.kind == KIND and house.store.recorded(found):
+            return found
+        said = f"says {found.kind}"
     except NotFoundError as error:
-        raise IntegrityError(
-            f"catalog table artifacts has no row of {model.registered_digest[:12]}, which {model.label} is attested as",
-            why="The index was changed, or it is of another store.",
-            cure=error.cure,
-        ) from None
+        said = f"leads nowhere: {error.what}"
+    raise IntegrityError(
+        f"catalog table artifacts {said}, for {model.registered_digest[:12]}, which {model.label} is attested as",
+        why="The index was changed, it is of another store, or the artifact was deleted.",
+        cure="`ft-pipeline catalog rebuild` indexes the store again",
+    )
 
 
 def drawn(node: lineage.Node, *, role: str = "") -> Tree:
