@@ -115,7 +115,7 @@ def test_submitted_paused_resumed_and_another_cancelled(platform: Platform, tmp_
     ended = platform.until(paused, "succeeded")
     assert (ended.fine_tuned_model, ended.attempt, ended.step) == ("acme/router@1", 2, at.planned_steps)
     assert ended.promotion["blocked"] is False
-    assert (ended.promotion["verdict"], ended.promotion["stage"]) == ("PASS", "dev")
+    assert (ended.promotion["verdict"], ended.promotion["stage"]) == ("PASS", "production")
     assert ended.trained_tokens > 0
 
     runs = [run.tags["dagster/run_key"] for run in platform.daemon.runs()]
