@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ft_pipeline.settings import PROJECT
+from ft_pipeline.settings import PROJECT, Settings
 from ft_pipeline.workers.kubernetes.checks import faults_of
 from ft_pipeline.workers.kubernetes.health import NEEDS
 from ft_pipeline.workers.kubernetes.profile import PROFILES
@@ -125,6 +126,8 @@ def test_a_pool_is_reached_by_the_gateway_and_not_by_the_world():
     assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "vllm"}
     assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "ft-gateway"}
     pool = one(objects, "Deployment", "pool-llama31-8b")["spec"]["template"]["spec"]["containers"][0]
-    variables = {v["name"]: v["value"] for v in pool["env"]}
-    assert variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1" and variables["VLLM_PLUGINS"] == "ft_pipeline"
-    assert pool["args"][pool["args"].index("--api-server-count") + 1] == "1"
+    # the starter alone knows what a replica needs (serve/vllm_server.py): nothing of it is written twice
+    assert pool["command"] == ["python", "-m", "ft_pipeline.serve.vllm_server"]
+    assert not [v["name"] for v in pool["env"] if v["name"].startswith("VLLM_")]
+    known = {field.name for field in dataclasses.fields(Settings)}
+    assert {v["name"].removeprefix("FT_").lower() for v in pool["env"] if v["name"].startswith("FT_VLLM")} <= known
