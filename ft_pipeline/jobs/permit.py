@@ -58,7 +58,8 @@ def places(found: Recipe) -> Iterator[Place]:
     for source in found.mix:
         yield Place(field=f"mix {source.name}", uri=source.uri, revision=source.revision, rows=True)
     for benchmark in found.curate.contamination.benchmarks:
-        yield Place(field=f"curate.contamination.benchmarks {benchmark.name}", uri=benchmark.uri, rows=True)
+        # no data set of the Hub: a plan would have to fetch it while its asker waits
+        yield Place(field=f"curate.contamination.benchmarks {benchmark.name}", uri=benchmark.uri)
     if found.curate.toxicity.words:
         yield Place(field="curate.toxicity.words", uri=found.curate.toxicity.words)
     for suite in found.gate.benchmarks:

@@ -72,7 +72,9 @@ def prepare(platform: Platform, caller: Caller, body: JobBody | AliasBody) -> Pr
         raise
     except UserError as error:
         # what is missing or wrong here is in the request, whatever the room that found it calls it
-        raise Refusal(error.what, code="invalid_recipe", why=error.why, cure=error.cure) from error
+        home = str(platform.settings.home)
+        what, why, cure = (text.replace(home, "FT_HOME") for text in (error.what, error.why, error.cure))
+        raise Refusal(what, code="invalid_recipe", why=why, cure=cure) from error
     past = platform.records.find_jobs(tenant=caller.tenant, statuses=["succeeded"], limit=MANY)
     alike = [job for job in past if job.base_model == ask.model]
     prices = read_prices(platform.settings.prices)

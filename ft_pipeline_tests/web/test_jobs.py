@@ -239,6 +239,15 @@ def test_what_cannot_run_is_refused_before_it_is_queued(client: Client, request_
     assert acme.fine_tuning.jobs.list().data == []
 
 
+def test_a_missing_suite_is_said_without_the_servers_paths(client: Client, platform: Platform) -> None:
+    offer = platform.settings.offer
+    offer.write_text(f"{offer.read_text()}suites: {{cloze: home://demo/cloze.jsonl}}\nbenchmark: cloze\n")
+    with pytest.raises(openai.BadRequestError) as refused:
+        submit(client())
+    assert "gate.benchmarks cloze" in refused.value.message
+    assert str(platform.settings.home) not in refused.value.message
+
+
 def test_another_tenants_files_jobs_and_events_do_not_exist(client: Client) -> None:
     acme, other = client("acme"), client("other")
     file_id = upload(acme)
