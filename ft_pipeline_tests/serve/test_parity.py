@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,12 @@ def with_statistics(store, curated):
         (draft.folder / "statistics.json").write_text('{"dropped_by_reason": {}}')
         draft.counts.update(rows_in=20, rows_kept=20, rows_dropped=0)
     return draft.artifact
+
+
+def test_a_code_location_without_the_library_says_that_nothing_was_compared(store, base, monkeypatch):
+    shards = tiny.publish_shards(store, tiny.publish_curated(store, tiny.chat_rows(20)), base())
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "transformers is not installed here" in compared(store, shards, base()).told
 
 
 @pytest.fixture
