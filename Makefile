@@ -41,10 +41,10 @@ lint: setup      ## Formatting, lint, import rules, types.
 	$(BIN)/pyrefly check
 
 check: lint      ## The fast core, about three minutes.
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not cluster and not vllm and not export"
+	$(BIN)/python -m pytest -n logical --maxprocesses 6 -m "not slow and not gpu and not cluster and not vllm and not export"
 
 test: lint       ## Everything: what .ci/run calls.
-	$(BIN)/python -m pytest -n 2 -m "not gpu and not cluster and not vllm and not export"
+	$(BIN)/python -m pytest -n logical --maxprocesses 6 --durations 25 -m "not gpu and not cluster and not vllm and not export"
 
 test-cluster: setup ## End to end on the cluster of KUBECONFIG: CLUSTER="--cluster-image=repo@sha256:..." or "--host-python=/path/python".
 	$(BIN)/python -m pytest -p no:xdist -m cluster -rs $(CLUSTER) ft_pipeline_tests/workers/test_cluster.py
