@@ -38,6 +38,8 @@ def test_jobs_sensor_and_schedules_are_there(home):
         "recertification",
         "base_change_retraining",
         "job_queue",
+        "budget_guard",
+        "job_costs",
     }
     assert {s.default_status for s in made.sensors} == {dg.DefaultSensorStatus.RUNNING}
     assert "retrain_demo__docs_router" in {s.name for s in made.schedules}
