@@ -19,8 +19,8 @@ from ft_pipeline_tests import bump_end_to_end, road
 from ft_pipeline_tests.jobs import one_process
 from ft_pipeline_tests.jobs.stub import submit
 
-EPOCHS = 40
-"""About 300 steps: long enough to be stopped in the middle."""
+EPOCHS = 20
+"""340 steps: long enough to be stopped in the middle."""
 
 
 class Platform:
@@ -120,7 +120,7 @@ def test_submitted_paused_resumed_and_another_cancelled(platform: Platform, tmp_
 
     runs = [run.tags["dagster/run_key"] for run in platform.daemon.runs()]
     assert sorted(runs) == sorted([f"{paused.id}#1", f"{paused.id}#2", f"{cancelled.id}#1"])
-    states = [i.state for i in records.intervals(jobs=[paused.id])]
+    states = [i.state for i in records.intervals(of_jobs=[paused.id])]
     assert [s for s in states if s != "checkpointing"][:4] == ["queued", "provisioning", "running", "paused"]
     assert states[-1] == "evaluating"
     steps = records.steps_of([paused.id])[paused.id]

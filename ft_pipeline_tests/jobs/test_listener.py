@@ -79,6 +79,19 @@ def test_the_row_follows_the_run(world: World) -> None:
     assert "checkpoint after step 1" in world.events()
 
 
+def test_steps_belong_to_the_state_in_which_they_were_made(world: World) -> None:
+    """Metering reads them from the intervals: none to waiting for the run, all to training."""
+    world.step(5)
+    world.now += EVERY_SECONDS
+    world.step(9)
+    progress(world.listener, "evaluate", 1, total=9)
+    world.listener.close()
+    found = world.records.intervals(of_jobs=[world.id])
+    assert [(i.state, i.from_step, i.to_step) for i in found[1:]] == [
+        ("provisioning", None, None), ("running", None, 9), ("evaluating", 9, None),
+    ]  # fmt: skip
+
+
 def test_it_writes_once_a_second_and_the_rest_at_the_end(world: World, monkeypatch) -> None:
     written = []
     observe = Records.observe

@@ -106,10 +106,14 @@ class Queue(Database):
             status = db.execute(sa.select(jobs.c.status).where(*here)).scalar()
             if status is None:
                 return False
+            moves = seen.status is not None and seen.status != status
+            # the interval that ends has the steps that were made in it, none while nothing trained
+            if moves and status in ("provisioning", "preempted"):
+                _move(db, job_id, seen, attempt=attempt)
             if seen.progress:
                 db.execute(sa.update(jobs).where(*here).values(**seen.progress))
-            if seen.status and seen.status != status:
-                move(db, job_id, seen.status, only_from=LIVE, attempt=attempt, message=seen.message)
+            if moves and status not in ("provisioning", "preempted"):
+                _move(db, job_id, seen, attempt=attempt)
             _add_points(db, (job_id, attempt), seen.points)
             for saved in seen.checkpoints:
                 _add_checkpoint(db, job_id, saved)
@@ -136,6 +140,11 @@ class Queue(Database):
                 break
             count += 1
         return count
+
+
+def _move(db: sa.Connection, job_id: str, seen: Observation, *, attempt: int) -> None:
+    if seen.status is not None:
+        move(db, job_id, seen.status, only_from=LIVE, attempt=attempt, message=seen.message)
 
 
 def _view(db: sa.Connection) -> QueueView:
