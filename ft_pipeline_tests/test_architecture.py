@@ -12,7 +12,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ft_pipeline"
 FLOW = ["acquire", "curate", "encode", "finetune", "gate", "register", "serve"]
 FURNITURE = ["billing", "jobs", "judging", "planning", "store", "sweeps", "web", "workers"]
-KNOWS_DAGSTER = {"definitions.py", "automation.py", "resources.py", "partitions.py", "costs.py", "runs.py", "cli/launch.py"}
+KNOWS_DAGSTER = {
+    "definitions.py",
+    "automation.py",
+    "resources.py",
+    "partitions.py",
+    "costs.py",
+    "runs.py",
+    "cli/launch.py",
+}
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "migrations/versions" not in p.as_posix())
 
 

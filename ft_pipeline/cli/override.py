@@ -42,9 +42,8 @@ def override(target: str, gates: tuple[str, ...], reason: str, *, as_json: bool)
     if left:
         table([row | {"still open": ", ".join(left)}], as_json=as_json)
         return
-    heads = {"adapter": "adapter", "base": "base_model"}
-    refs = {role: house.catalog.head(line, asset) for role, asset in heads.items()}
-    candidate = Candidate(recipe=house.recipe(line), report=report, run_id=made.principal, **refs)
+    adapter, base = (house.catalog.head(line, asset) for asset in ("adapter", "base_model"))
+    candidate = Candidate(recipe=house.recipe(line), report=report, run_id=made.principal, adapter=adapter, base=base)
     outcome = register(candidate, store=house.store, catalog=house.catalog, settings=house.settings)
     house.catalog.set_head(line, "registered_model", outcome.artifact)
     table([row | {"model": outcome.model.label, "stage": outcome.model.stage}], as_json=as_json)

@@ -62,7 +62,7 @@ class Metering(Database):
             where.append(usage.c.tenant == tenant)
         query = sa.select(usage).where(*where).order_by(usage.c.tenant, usage.c.model, usage.c.day)
         with self.read() as db:
-            return [Answered(**row) for row in db.execute(query).mappings()]
+            return [Answered(**row._asdict()) for row in db.execute(query)]
 
     def ended_after(self, moment: str, job_id: str, *, limit: int) -> list[TrainingJob]:
         """Jobs that ended after (moment, id), in that order."""
