@@ -128,7 +128,8 @@ class JobListener:
     def _say(self, level: str, text: str) -> None:
         if self._said < MOST_SAID:
             self._said += 1
-            self._seen.said.append((level, text[:2000]))
+            # the first line: what follows in a log is for whoever has the machine, paths of it too
+            self._seen.said.append((level, text.partition("\n")[0][:500]))
 
     def _remember(self, step: int, values: Mapping[str, Any]) -> None:
         self._recent[step] = {**self._recent.get(step, {}), **values}
