@@ -81,6 +81,7 @@ def test_from_a_file_to_an_answer_through_one_base_url(running: Whole) -> None:
     assert said.choices[0].message.content in ("yes", "no")
     assert said.usage.total_tokens > 0
     assert client.models.retrieve("acme/router:production").id == model.id
+    shown_in_the_console(running, job.id, file.id)
 
 
 def in_production(running: Whole, model: str) -> None:
@@ -94,3 +95,20 @@ def in_production(running: Whole, model: str) -> None:
         asked = raw(running, "POST", f"/models/{model}/approve", ben, json={"reason": "looked at"})
     assert (asked.status_code, asked.json()["stage"]) == (200, "production"), asked.text
     assert len(asked.json()["serving_pools"]) == 1
+
+
+def shown_in_the_console(running: Whole, job_id: str, file_id: str) -> None:
+    """A person sees the same: curve, report, gates, lineage down to the raw bytes, who approved, what it cost."""
+    with httpx.Client(base_url=running.address, follow_redirects=True, timeout=60) as browser:
+        browser.post("/console/login", data={"key": running.key(name="cy")})
+        expected = {
+            f"/console/jobs/{job_id}": ["<polyline", "acme/router@1", "validation loss"],
+            f"/console/files/{file_id}": ["Length of rows", "Usable"],
+            "/console/models/acme/router@1": ["raw_dataset", "registered_model", "exact_match", "production"],
+            "/console/usage": ["acme/router@1", "useful"],
+            "/console/audit": ["job.submit"],
+        }
+        for path, words in expected.items():
+            page = browser.get(path)
+            assert page.status_code == 200, (path, page.text[:300])
+            assert [word for word in words if word not in page.text] == [], path

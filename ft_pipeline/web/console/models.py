@@ -87,7 +87,7 @@ def _facts(platform: Platform, version: ModelVersion) -> dict[str, Any]:
         "forest": forest_svg(evidence.gates) if evidence else "",
         "graph": graph,
         "damaged": damaged,
-        "request": request,
+        "asked": request,
         "history": catalog.history(version.line),
         "buttons": _buttons(version, evidence, asked=request is not None),
     }
