@@ -36,6 +36,8 @@ PHASES: Mapping[dg.DagsterRunStatus, Phase] = {
     STATUS.CANCELED: "ended",
 }
 """Every other status: the run has not begun."""
+SERVER_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+([\w.@+-]+)")
+"""An absolute path in a sentence; not a part of a URL."""
 TOLD = {
     DagsterEventType.STEP_FAILURE,
     DagsterEventType.ASSET_CHECK_EVALUATION,
@@ -194,7 +196,7 @@ def _verdict(check: dg.AssetCheckEvaluation | None) -> dict[str, Any]:
         "verdict": facts.get("verdict"),
         "reason": check.description or "",
         "gates": gates,
-        "report": facts.get("report"),
+        "report": facts.get("digest"),
     }
 
 
@@ -212,4 +214,5 @@ def _in_words(kind: str, text: str) -> dict[str, Any]:
 
 
 def _error(code: str, message: str) -> dict[str, Any]:
-    return {"code": code, "message": message, "param": None}
+    """For a tenant, who has no use for a path of the server: of each only the last name stays."""
+    return {"code": code, "message": SERVER_PATH.sub(r"\1", message), "param": None}

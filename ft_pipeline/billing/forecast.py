@@ -8,17 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from ft_pipeline.billing.meter import BOOKED, hourly
-from ft_pipeline.errors import NotFoundError
 from ft_pipeline.planner import Plan
 from ft_pipeline.planning.prices import Prices
-from ft_pipeline.store.platform.rows import TrainingJob
+from ft_pipeline.store.platform.rows import Interval, TrainingJob
 from ft_pipeline.workers.job import Placement
 
 MANY = 20
 """Earlier jobs that are looked at, newest first."""
 
 
-def forecast(plan: Plan, placement: Placement, *, prices: Prices, past: Sequence[TrainingJob] = ()) -> dict[str, Any]:
+Past = Sequence[tuple[TrainingJob, Sequence[Interval]]]
+"""Earlier jobs, newest first, each with its intervals."""
+
+
+def forecast(plan: Plan, placement: Placement, *, prices: Prices, past: Past = ()) -> dict[str, Any]:
     """{steps, tokens, hours, money, currency, gpu, gpus, market, from}. hours and money are None where nothing can be said.
 
     With a GPU: the planner's hours on the placement that was asked for, or on the cheapest that fits; the gate's hours on top. Without
@@ -53,11 +56,9 @@ def forecast(plan: Plan, placement: Placement, *, prices: Prices, past: Sequence
     }
 
 
-def _from_past(
-    steps: int | None, placement: Placement, *, prices: Prices, past: Sequence[TrainingJob]
-) -> dict[str, Any]:
+def _from_past(steps: int | None, placement: Placement, *, prices: Prices, past: Past) -> dict[str, Any]:
     """Hours and money of a job without a GPU."""
-    known = [s for job in past[:MANY] if (s := _step_seconds(job, placement)) is not None]
+    known = [s for job, spent in past[:MANY] if (s := _step_seconds(job, spent, placement)) is not None]
     if not known:
         return {"from": "no earlier job like it has succeeded"}
     each, fixed = statistics.median(k[0] for k in known), statistics.median(k[1] for k in known)
@@ -67,25 +68,21 @@ def _from_past(
     return {
         "hours": round(hours, 4),
         "money": round(hours * hourly(prices, gpu=None, gpus=placement.world, spot=False), 4),
-        "from": f"the median of {len(known)} earlier jobs: {each:.3g} s a step and {fixed:.3g} s before the first",
+        "from": f"the median of {len(known)} earlier jobs: {each:.3g} s a step and {fixed:.3g} s for the data rooms and the gate",
     }
 
 
-def _step_seconds(job: TrainingJob, placement: Placement) -> tuple[float, float] | None:
-    """(seconds a step, seconds from release to the first step) of a job that succeeded on a like placement."""
+def _step_seconds(job: TrainingJob, spent: Sequence[Interval], placement: Placement) -> tuple[float, float] | None:
+    """(seconds a step, seconds of one launch's data rooms and gate) of a job that succeeded on a like placement."""
     alike = not job.placement.get("gpu") and int(job.placement.get("processes") or 1) == placement.processes
     if job.status != "succeeded" or not alike or not job.step:
         return None
-    if job.started_at is None or job.finished_at is None or job.released_at is None:
-        return None
-    times = [datetime.fromisoformat(t) for t in (job.released_at, job.started_at, job.finished_at)]
-    return (times[2] - times[1]).total_seconds() / job.step, (times[1] - times[0]).total_seconds()
+    training = sum(_seconds(i) for i in spent if i.state in ("running", "checkpointing"))
+    around = sum(_seconds(i) for i in spent if i.state in ("provisioning", "evaluating"))
+    return training / job.step, around / max(job.attempt, 1)
 
 
-def checked_price(placement: Placement, prices: Prices) -> str | None:
-    """None when the placement has a price; else why a job on it cannot be charged."""
-    try:
-        hourly(prices, gpu=placement.gpu, gpus=1, spot=placement.spot)
-    except NotFoundError as error:
-        return str(error)
-    return None
+def _seconds(interval: Interval) -> float:
+    if interval.ended_at is None:
+        return 0.0
+    return (datetime.fromisoformat(interval.ended_at) - datetime.fromisoformat(interval.started_at)).total_seconds()

@@ -153,6 +153,7 @@ def _check(artifact: Artifact, report: EvalReport) -> dg.AssetCheckResult:
             "next steps": dg.MetadataValue.md(next_steps(report)),
             "policy": dg.MetadataValue.text(report.policy),
             "report": dg.MetadataValue.path(str(artifact.folder / "report.html")),
+            "digest": dg.MetadataValue.text(artifact.ref.digest),
             "verdict": dg.MetadataValue.text(report.verdict.value),
         },
     )

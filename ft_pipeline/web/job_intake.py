@@ -77,10 +77,12 @@ def prepare(platform: Platform, caller: Caller, body: JobBody | AliasBody) -> Pr
         raise Refusal(what, code="invalid_recipe", why=why, cure=cure) from error
     past = platform.records.find_jobs(tenant=caller.tenant, statuses=["succeeded"], limit=MANY)
     alike = [job for job in past if job.base_model == ask.model]
+    spent = platform.records.intervals(of_jobs=[job.id for job in alike]) if alike else []
+    known = [(job, [i for i in spent if i.job_id == job.id]) for job in alike]
     prices = read_prices(platform.settings.prices)
     return Prepared(
         ask=ask, composed=composed, placement=placement, plan=plan,
-        estimate=forecast(plan, placement, prices=prices, past=alike),
+        estimate=forecast(plan, placement, prices=prices, past=known),
     )  # fmt: skip
 
 

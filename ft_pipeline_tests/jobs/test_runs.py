@@ -68,7 +68,7 @@ def ended(
         facts = {
             "verdict": dg.MetadataValue.text("PASS" if passed else "FAIL"),
             "gates": dg.MetadataValue.table([dg.TableRecord(row) for row in GATES]),
-            "report": dg.MetadataValue.path("/store/report.html"),
+            "digest": dg.MetadataValue.text("d" * 64),
         }
         said = dg.AssetCheckResult(check_name="gate", passed=passed, description="holdout: worse", metadata=facts)
         return dg.MaterializeResult(check_results=[said])
@@ -91,7 +91,7 @@ def test_a_model_with_its_stage_and_its_gates(instance) -> None:
     assert ended(instance) == Ending(
         outcome="complete", model="acme/router@3", trained_tokens=1234,
         promotion={
-            "blocked": False, "verdict": "PASS", "reason": "holdout: worse", "gates": GATES, "report": "/store/report.html",
+            "blocked": False, "verdict": "PASS", "reason": "holdout: worse", "gates": GATES, "report": "d" * 64,
             "stage": "dev",
         },
     )  # fmt: skip
@@ -101,7 +101,7 @@ def test_a_gate_that_fails_blocks_the_promotion_and_nothing_else(instance) -> No
     found = ended(instance, passed=False)
     assert (found.outcome, found.model, found.trained_tokens) == ("blocked", None, 1234)
     assert found.promotion == {
-        "blocked": True, "verdict": "FAIL", "reason": "holdout: worse", "gates": GATES, "report": "/store/report.html",
+        "blocked": True, "verdict": "FAIL", "reason": "holdout: worse", "gates": GATES, "report": "d" * 64,
     }  # fmt: skip
 
 
@@ -122,6 +122,14 @@ def test_a_training_that_failed_speaks_in_words(instance) -> None:
     assert found == Ending(
         outcome="failed",
         error={"code": "training_failed", "message": "step 3: loss nan\nCure: a lower learning rate", "param": None},
+    )
+
+
+def test_an_error_keeps_the_servers_paths_to_itself(instance) -> None:
+    told = "log is /srv/ft/work/runs/3f/log.txt; see https://example.org/a/b.html and s3://bucket/a/b"
+    found = ended(instance, train=raising(TrainingFailed("crashed", cure=told)))
+    assert (
+        found.error["message"] == "crashed\nCure: log is log.txt; see https://example.org/a/b.html and s3://bucket/a/b"
     )
 
 

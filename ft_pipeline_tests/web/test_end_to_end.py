@@ -105,6 +105,8 @@ def shown_in_the_console(running: Whole, job_id: str, file_id: str) -> None:
             f"/console/jobs/{job_id}": ["<polyline", "acme/router@1", "validation loss"],
             f"/console/files/{file_id}": ["Length of rows", "Usable"],
             "/console/models/acme/router@1": ["raw_dataset", "registered_model", "exact_match", "production"],
+            "/console/reports/model/acme/router@1": ["Gate report: PASS"],
+            f"/console/reports/job/{job_id}": ["Gate report: PASS"],
             "/console/usage": ["acme/router@1", "useful"],
             "/console/audit": ["job.submit"],
         }

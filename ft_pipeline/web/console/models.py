@@ -9,13 +9,14 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from ft_pipeline.errors import IntegrityError, NotFoundError, UserError
+from ft_pipeline.gate.artifact import REPORT
 from ft_pipeline.register import acts, approval
 from ft_pipeline.register.card_plots import forest_svg
 from ft_pipeline.register.chain import manifests_of
 from ft_pipeline.register.evidence import Evidence, read_evidence
 from ft_pipeline.register.graph import lineage_svg
 from ft_pipeline.store.catalog import ModelVersion
-from ft_pipeline.web.console.pages import page
+from ft_pipeline.web.console.pages import HEADERS, page
 from ft_pipeline.web.console.session import checked_form, require_role, signed_in
 from ft_pipeline.web.platform import Caller, Platform
 
@@ -34,6 +35,15 @@ def add(routes: APIRouter, platform: Platform) -> None:
     @routes.get("/models/{label:path}")
     def model(request: Request, caller: SignedIn, label: str) -> HTMLResponse:
         return page(request, "model.html", caller=caller, **_facts(platform, _own(platform, caller, label)))
+
+    @routes.get("/reports/job/{job_id}")
+    def report_of_job(caller: SignedIn, job_id: str) -> HTMLResponse:
+        job = platform.records.job(job_id, tenant=caller.tenant)
+        return _report(platform, str((job.promotion or {}).get("report")))
+
+    @routes.get("/reports/model/{label:path}")
+    def report_of_model(caller: SignedIn, label: str) -> HTMLResponse:
+        return _report(platform, _own(platform, caller, label).report_digest)
 
     @routes.post("/models/{label:path}")
     def act(
@@ -70,6 +80,12 @@ def _act(platform: Platform, version: ModelVersion, *, caller: Caller, name: str
     known[name](
         version.label, actor=caller.actor, reason=reason, catalog=platform.catalog, store=platform.store, settings=platform.settings
     )  # fmt: skip
+
+
+def _report(platform: Platform, digest: str) -> HTMLResponse:
+    """The page that the gate made, its bytes verified. It needs no script and no other file."""
+    made = platform.store.fetch(platform.catalog.ref(digest))
+    return HTMLResponse(made.file(REPORT).read_text(encoding="utf-8"), headers=HEADERS)
 
 
 def _facts(platform: Platform, version: ModelVersion) -> dict[str, Any]:
