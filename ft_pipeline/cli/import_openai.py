@@ -72,10 +72,10 @@ def _show(told: dict[str, Any]) -> None:
         ]
         table(rows, as_json=False, title="left out")
     for note in (*report["notes"], *report["warnings"]):
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}", markup=False, soft_wrap=True)
     if "request" in told:
         console.print("\nrequest (upload the file first, its id is training_file):")
         click.echo(json.dumps(told["request"], indent=2))
         console.print("\nwhat differs:")
         for line in told["differs"]:
-            console.print(f"- {line}", markup=False)
+            console.print(f"- {line}", markup=False, soft_wrap=True)
