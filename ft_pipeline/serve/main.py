@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import socket
 import sys
 import threading
 
 from ft_pipeline import settings as settings_module
-from ft_pipeline.errors import FtError, UserError
+from ft_pipeline.errors import FtError
 from ft_pipeline.serve.client import catalog_mark
 from ft_pipeline.serve.limits import Limits
+from ft_pipeline.serve.listening import listen
 from ft_pipeline.serve.live import BaseServer, LiveEngine, guard
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.artifacts import Artifact, open_store
@@ -23,7 +23,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int) -> None:
     from ft_pipeline.serve.drain import run_until_told
 
     limits = limits_of(settings)
-    listening = _listen(host, port)
+    listening = listen(host, port, setting="FT_SERVE_PORT")
     engine = open_engine(settings, limits)
     engine.refresh()
     stopped = threading.Event()
@@ -57,24 +57,6 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(
         max_rows=settings.serve_rows, max_waiting=settings.serve_waiting, max_adapters=settings.serve_adapters
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """The bound socket, taken before anything slow starts."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # the protocol is named because asyncio turns Nagle's algorithm off only then: without it each answer took 40 ms more
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            cure="stop what listens there, or choose another port: --port or FT_SERVE_PORT",
-        ) from None
-    return listening
 
 
 def main(argv: list[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.serve.drain import Draining
+from ft_pipeline.serve.listening import BACKLOG, listen
 from ft_pipeline.settings import Settings
 from ft_pipeline.web.app import build_api
 from ft_pipeline.web.delivery import TIMEOUT_SECONDS, Sender
@@ -25,12 +24,11 @@ DRAIN_SECONDS = 30
 """After SIGTERM, for answers that run. Streams of events are told to end at once (`app.state.stopping`): clients take them up again."""
 KEEP_ALIVE_SECONDS = 65
 """Longer than the 60 s after which load balancers usually let a connection go: the other way round they meet closed ones."""
-BACKLOG = 512
 
 
 def serve_api(settings: Settings, *, host: str, port: int, with_server: bool = False) -> None:
     """Serves until SIGTERM or Ctrl-C. Raises UserError when the port is taken, StorageError when the database does not answer."""
-    listening = _listen(host, port)
+    listening = listen(host, port, setting="FT_API_PORT")
     try:
         platform = open_platform(settings)
         _log_to_stderr()
@@ -85,19 +83,3 @@ def _log_to_stderr() -> None:
         logger.setLevel(level)
         logger.addHandler(output)
         logger.propagate = False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """The bound socket, taken before anything slow starts."""
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(BACKLOG)
-    except OSError as error:
-        listening.close()
-        raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            cure="stop what listens there, or choose another port: --port or FT_API_PORT",
-        ) from None
-    return listening

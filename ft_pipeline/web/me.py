@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -13,6 +12,7 @@ from ft_pipeline.errors import NotFoundError
 from ft_pipeline.store.platform.audit import AuditLine
 from ft_pipeline.store.platform.rows import LIVE
 from ft_pipeline.web.auth import Anybody, Auditor
+from ft_pipeline.web.moments import unix
 from ft_pipeline.web.platform import Caller, Platform
 from ft_pipeline.web.quotas import WAITING
 from ft_pipeline.web.refusals import Absent
@@ -136,8 +136,3 @@ def _entry(line: AuditLine) -> AuditEntry:
         id=str(line.seq), created_at=unix(line.created_at), actor=line.actor, action=line.action, subject=line.subject,
         detail=dict(line.detail), sha256=line.sha256,
     )  # fmt: skip
-
-
-def unix(moment: str) -> int:
-    """Unix seconds of an ISO time."""
-    return int(datetime.fromisoformat(moment).timestamp())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-
 import httpx
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.serve.fleet.inventory import read_inventory
 from ft_pipeline.serve.gateway.app import build_gateway
 from ft_pipeline.serve.gateway.authority import Authority, Meter
 from ft_pipeline.serve.gateway.front import GatewayLimits
 from ft_pipeline.serve.gateway.replicas import Replicas
 from ft_pipeline.serve.gateway.targets import Names
+from ft_pipeline.serve.listening import listen
 from ft_pipeline.settings import Settings
 from ft_pipeline.store.catalog import open_catalog
 
@@ -24,7 +22,7 @@ def serve_gateway(
     from ft_pipeline.serve.drain import run_until_told
 
     limits, inventory = GatewayLimits(), read_inventory(settings.fleet)
-    listening = listen(host, port)
+    listening = listen(host, port, setting="FT_GATEWAY_PORT")
     catalog = open_catalog(settings)
     replicas = Replicas(inventory, open_client(limits), file=settings.fleet)
     app = build_gateway(
@@ -45,21 +43,3 @@ def open_client(limits: GatewayLimits) -> httpx.AsyncClient:
         trust_env=False,
         follow_redirects=False,
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """The bound socket, taken before anything slow starts."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # the protocol is named because asyncio turns Nagle's algorithm off only then: without it each answer took 40 ms more
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            cure="stop what listens there, or choose another port: --port or FT_GATEWAY_PORT",
-        ) from None
-    return listening

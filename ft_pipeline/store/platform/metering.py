@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ft_pipeline.store.catalog_database import Database
+from ft_pipeline.store.catalog_database import Database, now
 from ft_pipeline.store.platform.jobs import add_event, read_job
 from ft_pipeline.store.platform.rows import Interval, TrainingJob
 from ft_pipeline.store.platform.tables import files, job_events, job_intervals, job_metrics, jobs, usage
@@ -75,8 +75,9 @@ class Metering(Database):
             return [read_job(row) for row in rows.mappings()]
 
     def stored_bytes(self, tenant: str) -> int:
-        """Of the tenant's files that are not deleted; each counts though tenants share the bytes."""
-        where = (files.c.tenant == tenant, files.c.deleted_at.is_(None))
+        """Of the tenant's files that are neither deleted nor expired; each counts though tenants share the bytes."""
+        unexpired = sa.or_(files.c.expires_at.is_(None), files.c.expires_at > now())
+        where = (files.c.tenant == tenant, files.c.deleted_at.is_(None), unexpired)
         with self.read() as db:
             return int(
                 db.execute(sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(*where)).scalar_one()
